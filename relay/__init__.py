@@ -1,0 +1,1 @@
+"""relay: a real-time messaging server."""

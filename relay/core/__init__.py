@@ -1,0 +1,1 @@
+"""Sessions, users, channels, procedures and the router between them; no transports."""

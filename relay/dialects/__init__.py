@@ -1,0 +1,1 @@
+"""One module per wire protocol: machines from bytes to messages and back; no I/O."""

@@ -1,0 +1,1 @@
+"""One thin Protocol and Factory per transport."""

@@ -1,0 +1,1 @@
+"""A Twisted reactor over uvloop's native transports."""
