@@ -1,0 +1,149 @@
+"""The borders between packages, as zope interfaces: who calls whom, with what promise.
+
+    transport ── IConnection ──▶ core          bytes became a Message; the connection was lost
+    core ────── IPeer ─────────▶ transport     bytes to send, pause, close
+    core ────── IAuthenticator ▶ auth, plugin  who is this
+    core ────── ILocalProvider ▶ app           a pull or push for a handler in this node
+    app ─────── IAnswer ───────▶ core          the handler's answers
+    router ──── IDirectory ────▶ one node: a dict; a cluster: the other nodes
+    node ────── IRelayPlugin ──▶ applications' code, found by ``twisted.plugin`` or named in the configuration
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from relay.core.identity import Identity
+    from relay.errors import RelayError
+    from relay.wire.handshake import Hello
+    from relay.wire.message import Message
+
+
+class IPeer(Interface):
+    """One live connection as the core sees it: an object beside the Twisted protocol.
+
+    Promise: frames leave in the order of ``send``; what is sent in one reactor turn leaves in one write where that is
+    possible; nothing is sent after ``close``.
+    """
+
+    transport: str = Attribute("tcp, tls, unix, ws, wss …: the label of the transport.")
+    dialect: str = Attribute("The dialect's name.")
+    encoding: int = Attribute("relay.wire.contracts: which encoder makes its frames.")
+    address: str = Attribute("The remote host address, without port; '' for a Unix socket.")
+    listener: str = Attribute("The listener's name in the configuration.")
+    certificate: str = Attribute("Common name of a verified client certificate, or ''.")
+    local: bool = Attribute("True for loopback and Unix sockets.")
+
+    def send(frame: bytes, key: str | None = None, flags: int = 0) -> None:
+        """Queue ``frame``. ``key``: the conflation key, for the policy ``latest`` when the peer is slow."""
+
+    def pause(why: str) -> None:
+        """Stop reading from the peer until ``resume`` was called for every ``why`` given."""
+
+    def resume(why: str) -> None:
+        """Take one reason for pausing back."""
+
+    def close(reason: int, text: str = "") -> None:
+        """Flush, then close the transport; abort it when the peer does not take what is left within a few seconds.
+
+        ``reason`` is a close reason of ``relay.wire.kinds``. The goodbye frame, where the dialect has one, was sent
+        before by the core. ``IConnection.lost`` follows, later, once.
+        """
+
+
+class IConnection(Interface):
+    """What the transport calls, for one peer."""
+
+    def receive(message: Message) -> None:
+        """One decoded message, in the order of arrival. Never raises for what the peer did."""
+
+    def failed(error: RelayError) -> None:
+        """The dialect met broken input: the core says goodbye and closes the peer."""
+
+    def lost(text: str, clean: bool) -> None:
+        """The transport is gone. ``text`` for the log; ``clean``: the peer closed it in an orderly way."""
+
+
+class IGate(Interface):
+    """The core's door."""
+
+    def admit(address: str, listener: str) -> int:
+        """Before a protocol is built: 0 when a connection from ``address`` may come in, else a close reason."""
+
+    def connected(peer: IPeer) -> IConnection:
+        """A peer is there: everything it says goes to the returned object. The handshake time-out starts."""
+
+
+class IAuthenticator(Interface):
+    """One way to find out who a hello speaks for; several are asked in order."""
+
+    name: str = Attribute("Label in logs, metrics and ``Identity.method``.")
+
+    def authenticate(hello: Hello, peer: IPeer) -> Identity | Awaitable[Identity | None] | None:
+        """The identity; None: not mine, ask the next. Raises ``Unauthenticated`` or ``Expired`` to refuse for good,
+        ``AuthUnavailable`` when it cannot tell now. Must not block."""
+
+
+class IAnswer(Interface):
+    """The way back for one pull. Exactly one of a final ``reply`` or ``fail`` counts; later ones are ignored."""
+
+    done: bool = Attribute("True once answered, cancelled or out of time.")
+    on_cancel: Callable[[], None] | None = Attribute("Called once when the caller cancels, leaves, or time is up.")
+
+    def reply(body: bytes, codec: int, more: bool = False, fields: dict[int, Any] | None = None) -> None:
+        """An answer; with ``more`` a progressive one, others follow."""
+
+    def fail(error: RelayError) -> None:
+        """The end, as an error."""
+
+
+class ILocalProvider(Interface):
+    """A procedure's provider that is code in this node."""
+
+    def pull(session: Any, message: Message, answer: IAnswer) -> None:  # Any: core's Session, above this module
+        """Start answering. Must return soon and never raise; an asynchronous handler goes on by itself."""
+
+    def push(session: Any, message: Message) -> None:  # Any: as above
+        """Take a message that wants no answer. Raises ``RelayError`` to refuse it."""
+
+
+class IDirectory(Interface):
+    """Who is interested, on this node and (in a cluster) on others. One node: nothing to tell."""
+
+    def channel_interest(realm: str, name: str, interested: bool) -> None:
+        """The first member of a channel or pattern on this node came, or the last went."""
+
+    def user_interest(realm: str, user: str, interested: bool) -> None:
+        """The first session of a user on this node came, or the last went."""
+
+    def providers_changed(realm: str, procedure: str, providers: int, policy: str) -> None:
+        """The number of providers of a procedure on this node changed."""
+
+
+class IRelayPlugin(Interface):
+    """Application code in the node. All attributes but ``name`` are optional: the ones present are used.
+
+    ``session`` is the core's ``Session`` (``id``, ``realm``, ``user``, ``device``), ``message`` a ``Message`` (make a
+    new one to rewrite it). A method may be plain or ``async``; one that raises refuses that one message
+    (``refused``, or the ``RelayError`` it raised) and is counted.
+
+    ===================================================  ==========================================================
+    ``routes() -> Iterable[object]``                     instances whose methods become procedures (``relay.app``)
+    ``start(node)``, ``stop()``                          the node runs; the node stops
+    ``accept(peer)``                                     before the hello; raise to refuse
+    ``authenticate(hello, peer) -> Identity | None``     as ``IAuthenticator``
+    ``session_started(session)``                         after the welcome; also ``session_resumed(session)`` and
+                                                         ``session_ended(session, reason)``
+    ``before_message(session, message) -> Message``      every session frame; may rewrite it
+    ``after_message(session, message)``                  it was routed
+    ``before_subscribe(session, name, options)``         raise to refuse
+    ``before_publish(session, message) -> Message``      may rewrite it
+    ``tick(now_s)``                                      once a second
+    ===================================================  ==========================================================
+    """
+
+    name: str = Attribute("Label in logs, metrics and errors.")

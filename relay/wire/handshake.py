@@ -1,0 +1,167 @@
+"""Bodies of the protocol's own kinds: hello, welcome, goodbye, subscribe, register and the like.
+
+Source: ``docs/protocol.md`` sections 3, 5 and 8. They are JSON or MessagePack objects; unknown keys are ignored, so
+that a newer peer can say more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from relay.errors import BadBody
+from relay.wire import kinds
+from relay.wire.message import Message
+
+Body = TypeVar("Body")
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """Asks for a session to go on: its id, its secret, and how many of its session frames have arrived here."""
+
+    session: str
+    secret: str
+    received: int = 0
+
+
+class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The first frame of a client."""
+
+    version: str = kinds.VERSION
+    realm: str = ""
+    user: str = ""
+    device: str = ""
+    token: str = ""
+    password: str = ""
+    resume: Resume | None = None
+    features: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    heartbeat_ms: int = 0
+    client: str = ""
+    info: Any = None  # Any: a small JSON value, for hooks
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the server accepts, as the welcome says it."""
+
+    frame_bytes_max: int = 0
+    metadata_bytes_max: int = 0
+    pending_pulls_max: int = 0
+    subscriptions_max: int = 0
+    registrations_max: int = 0
+
+
+class Welcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The server's answer to hello."""
+
+    session: str
+    node: str = ""
+    realm: str = ""
+    version: str = kinds.VERSION
+    user: str = ""
+    device: str = ""
+    secret: str = ""
+    resumed: bool = False
+    received: int = 0
+    resume_window_ms: int = 0
+    resume_ack_bytes: int = 0
+    heartbeat_ms: int = 0
+    expires_in_ms: int | None = None
+    features: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    subscriptions: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+
+class Goodbye(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The last frame. ``reconnect``: whether to come back; ``reconnect_to``: an address to prefer."""
+
+    reason: int
+    name: str = ""
+    reconnect: bool = False
+    reconnect_to: str = ""
+    reconnect_after_ms: int = 0
+    text: str = ""
+
+
+class SubscribeOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of subscribe. ``presence``: joined and left, and the list of members, are wanted."""
+
+    presence: bool = False
+    role: str = ""
+    info: Any = None  # Any: a small JSON value shown to other members
+
+
+class RegisterOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of register."""
+
+    policy: str = "single"
+    weight: int = 1
+
+
+class BindOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of bind: a token, or (with the permission) a user's name, or neither to unbind."""
+
+    token: str = ""
+    user: str = ""
+
+
+class RefreshOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of refresh from a client."""
+
+    token: str
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One member of a channel. ``since``: Unix time in ms."""
+
+    session: str
+    user: str = ""
+    device: str = ""
+    role: str = ""
+    info: Any = None  # Any: a small JSON value
+    since: int = 0
+
+
+class Members(msgspec.Struct, frozen=True):
+    """Reply to presence of a channel."""
+
+    count: int
+    members: tuple[Member, ...] = ()
+
+
+class UserPresence(msgspec.Struct, frozen=True):
+    """Reply to presence of a user."""
+
+    online: bool
+    sessions: int = 0
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):
+    """JSON body of an error that carries data."""
+
+    message: str = ""
+    data: Any = None  # Any: the application's
+
+
+def read(message: Message, type_: type[Body]) -> Body:
+    """The body of a message of the protocol's own kinds; an empty body is an empty object.
+
+    Raises ``BadBody`` with a sentence that names the wrong key.
+    """
+    body = message.body
+    try:
+        if message.codec == kinds.MSGPACK:
+            return msgspec.msgpack.decode(body or b"\x80", type=type_)
+        if message.codec == kinds.JSON or not body:
+            return msgspec.json.decode(body or b"{}", type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadBody(f"body of {kinds.KINDS.get(message.kind, message.kind)}: {error}") from None
+    raise BadBody(f"body of {kinds.KINDS.get(message.kind, message.kind)}: json or msgpack expected")
+
+
+def write(kind: int, body: object, seq: int = 0, name: str = "") -> Message:
+    """A message of the protocol's own kinds with ``body`` as JSON."""
+    return Message(kind, name, msgspec.json.encode(body), kinds.JSON, 0, seq)
