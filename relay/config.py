@@ -185,7 +185,7 @@ class CallOut(_Section, frozen=True, kw_only=True):
 class Auth(_Section, frozen=True, kw_only=True):
     """Who may come in; asked in the order `order`."""
 
-    order: Annotated[tuple[str, ...], Meta(description="static, jwt, http, anonymous or names given below; plugins come first")] = (
+    order: Annotated[tuple[str, ...], Meta(description="authenticators in turn; plugins come first")] = (
         "static", "jwt", "http", "anonymous",
     )  # fmt: skip
     static: tuple[StaticUser, ...] = ()
@@ -205,7 +205,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     connections_max: Annotated[Positive, Meta(description="in all")] = 100_000
     connections_per_address_max: Annotated[Positive, Meta(description="loopback is not counted")] = 1000
     accepts_per_s_max: Annotated[Positive, Meta(description="new connections a second, per listener")] = 20_000
-    frame_bytes_max: Annotated[Positive, Meta(ge=1024, description="largest frame or line")] = 1_048_576
+    frame_bytes_max: Annotated[int, Meta(ge=1024, description="largest frame or line")] = 1_048_576
     frames_per_s_max: Annotated[Count, Meta(description="token bucket; 0: no limit")] = 0
     bytes_per_s_max: Annotated[Count, Meta(description="token bucket; 0: no limit")] = 0
     rate_burst_s: Annotated[PositiveSeconds, Meta(description="depth of the buckets, in seconds of their rate")] = 2.0
