@@ -1,0 +1,56 @@
+"""What a node counts: plain integers, read by a collector when somebody looks.
+
+Rows of ``frames_in`` and the like are indexed by the frame's kind (0-255). ``bytes_in`` counts bodies as they were
+decoded, ``bytes_out`` whole encoded frames.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+KIND_ROWS: Final = 256
+
+
+class Metrics:
+    """The counters of one node; never reset."""
+
+    __slots__ = (
+        "accepted", "bytes_in", "bytes_out", "closes", "deadlines", "delivered", "drops", "errors", "frames_in",
+        "frames_out", "goodbyes", "handler_calls", "handler_seconds", "held", "hook_errors", "hook_seconds", "lag_s",
+        "lag_s_max", "orphans", "refused", "resumed", "sessions_ended", "sessions_started",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.frames_in = [0] * KIND_ROWS
+        self.frames_out = [0] * KIND_ROWS
+        self.bytes_in = [0] * KIND_ROWS
+        self.bytes_out = [0] * KIND_ROWS
+        self.accepted: defaultdict[str, int] = defaultdict(int)
+        """Connections by listener."""
+        self.refused: defaultdict[str, int] = defaultdict(int)
+        """Connections and handshakes refused, by reason."""
+        self.closes: defaultdict[str, int] = defaultdict(int)
+        """Connections ended, by reason."""
+        self.errors: defaultdict[str, int] = defaultdict(int)
+        """Requests answered with an error, by its name."""
+        self.drops = 0
+        """Frames left out for slow consumers."""
+        self.delivered = 0
+        """Copies handed to sessions by ``deliver``."""
+        self.sessions_started = 0
+        self.sessions_ended = 0
+        self.resumed = 0
+        self.deadlines = 0
+        """Pulls that ran out of time."""
+        self.orphans = 0
+        """Replies that nobody waited for."""
+        self.held = 0
+        """Frames that waited behind a hook."""
+        self.goodbyes = 0
+        self.handler_calls: defaultdict[str, int] = defaultdict(int)
+        self.handler_seconds: defaultdict[str, float] = defaultdict(float)
+        self.hook_seconds: defaultdict[str, float] = defaultdict(float)
+        self.hook_errors: defaultdict[str, int] = defaultdict(int)
+        self.lag_s = 0.0
+        self.lag_s_max = 0.0
