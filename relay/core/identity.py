@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class Identity:
-    """``user``: "" while unbound. ``expires_at``: Unix seconds, None: never. ``token_id``: for revocation ("" when the
-    method has none). ``subscriptions``: channels that the server subscribes for it. ``method``: the authenticator's name.
+    """``user``: "" while unbound. ``expires_at``: Unix seconds, None: never. ``token_id``: for revocation ("": the method
+    has none). ``subscriptions``: channels that the server subscribes for the session. ``method``: the authenticator.
     """
 
     user: str

@@ -1,7 +1,7 @@
 """One timer for many deadlines: pings, time-outs of pulls, resume windows.
 
-A wheel of ordered sets: adding, cancelling and expiring cost a dict operation each; the clock is asked once a tick for all of
-them. Deadlines are kept to one tick (``tick_s``), never early.
+A wheel of ordered sets: adding, cancelling and expiring cost a dict operation each; the clock is asked once a tick for
+all of them. Deadlines are kept to one tick (``tick_s``), never early.
 """
 
 from __future__ import annotations
