@@ -5,6 +5,7 @@
     core ────── IAuthenticator ▶ auth, plugin  who is this
     core ────── ILocalProvider ▶ app           a pull or push for a handler in this node
     app ─────── IAnswer ───────▶ core          the handler's answers
+    app ─────── INode ─────────▶ core          what handlers and plugins may do with the node
     router ──── IDirectory ────▶ one node: a dict; a cluster: the other nodes
     node ────── IRelayPlugin ──▶ applications' code, found by ``twisted.plugin`` or named in the configuration
 """
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
     from relay.core.identity import Identity
     from relay.errors import RelayError
     from relay.wire.handshake import Hello
@@ -109,6 +112,35 @@ class ILocalProvider(Interface):
 
     def push(session: Any, message: Message) -> None:  # Any: as above
         """Take a message that wants no answer. Raises ``RelayError`` to refuse it."""
+
+
+class INode(Interface):
+    """What handlers and plugins may do with the node that they run in: the same as a client with every permission.
+
+    All methods are called in the reactor's thread. ``session`` is the core's ``Session``; the messages are made by the
+    caller, ``sender`` and ``seq`` are stamped by the node.
+    """
+
+    def push_session(session: Any, message: Message) -> None:  # Any: core's Session, above this module
+        """Send a push to one session, also to one that waits to be resumed. Raises ``NoReceiver`` when it has ended."""
+
+    def pull_session(session: Any, message: Message, deadline_s: float | None) -> Deferred[Message]:  # Any: as above
+        """Ask one session. Fires with its final reply, or fails with the ``RelayError`` that it answered, with
+        ``DeadlineExceeded`` or ``ConnectionClosed``. ``deadline_s`` None: the configured default. Cancelling the
+        Deferred sends a cancel.
+        """
+
+    def push_user(realm: str, user: str, device: str, message: Message) -> tuple[int, int]:
+        """Send a push to the sessions of a user, or with ``device`` to that one; how many were addressed, reached."""
+
+    def publish(realm: str, message: Message) -> int | Awaitable[int]:
+        """Publish on the channel ``message.name``; how many sessions on this node it reached. Awaitable where the
+        channel's owner has to store it first."""
+
+    def bind(session: Any, user: str) -> None:  # Any: as above
+        """Bind a session to a user, to another one, or with '' unbind it. Raises ``RelayError`` when it may not be:
+        ``Conflict`` for a device that the user has already, ``LimitExceeded``, ``NoReceiver`` for one that has ended.
+        """
 
 
 class IDirectory(Interface):
