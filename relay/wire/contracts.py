@@ -13,6 +13,8 @@ BINARY_STREAM: Final = 0
 BINARY_MESSAGE: Final = 1
 JSON_LINE: Final = 2
 JSON_MESSAGE: Final = 3
+WS_BINARY: Final = 4  # BINARY_MESSAGE inside one unmasked (server's) WebSocket frame
+WS_JSON: Final = 5  # JSON_MESSAGE likewise
 
 
 class Dialect(Protocol):

@@ -22,7 +22,7 @@ class Sender(msgspec.Struct, frozen=True, gc=False):
     """Who a message is from, stamped by the server: shared by all messages of one session.
 
     ``binary`` and ``json`` are the encoded ``from_…`` fields, made once (see ``relay.wire.binary.stamp`` and
-    ``relay.wire.text.stamp``), so that stamping a message is joining bytes.
+    ``relay.wire.text.stamp_json``), so that stamping a message is joining bytes.
     """
 
     realm: str

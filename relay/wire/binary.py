@@ -1,0 +1,348 @@
+"""The binary form of the protocol: frames, their fields, and the decoder of a stream of them.
+
+Source: ``docs/protocol.md`` section 2. A frame is a header of 12 bytes, name, field section and body; on a stream a
+length stands before it, so that one ``Struct`` of 16 bytes reads both::
+
+    length u32 | kind u8 · codec u8 · flags u16 · seq u32 · name_bytes u8 · reserved u8 · field_bytes u16
+               | name · fields · body
+
+The grammar of names is not looked at here (``relay.wire.names``): only that they are UTF-8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from struct import error as struct_error
+from typing import Any, Final
+
+from relay.errors import BadBody, BadName, FrameTooLarge, RemoteProtocolError
+from relay.wire import kinds
+from relay.wire.kinds import CRITICAL_FIELD, CRITICAL_FLAGS, FIELDS, FILTERS_MAX, OUTCOMES, PREFACE, REFUSE
+from relay.wire.message import Fields, Message, Sender
+
+HEADER_BYTES: Final = 12
+LENGTH_BYTES: Final = 4
+NAME_BYTES_MAX: Final = 255
+FIELD_SECTION_BYTES_MAX: Final = 0xFFFF
+# Before the welcome says otherwise (docs/protocol.md section 1).
+FRAME_BYTES_MAX_AT_FIRST: Final = 65_536
+# Names seen lately, decoded: the same channel names come over and over. Emptied when full.
+NAME_CACHE_MAX: Final = 8192
+
+_FRAME: Final = Struct(">BBHIBBH")
+_STREAM: Final = Struct(">IBBHIBBH")
+_FIELD: Final = Struct(">BH")
+_STREAM_BYTES: Final = LENGTH_BYTES + HEADER_BYTES
+_FROM: Final = frozenset((kinds.FROM_USER, kinds.FROM_SESSION, kinds.FROM_DEVICE, kinds.FROM_REALM))
+
+_names: dict[bytes, str] = {b"": ""}
+
+
+# --- fields: one reader and one writer per type -------------------------------------------------------------------
+
+
+def _read_uint(value: bytes) -> int:
+    if not 1 <= len(value) <= 8:
+        raise RemoteProtocolError(f"an integer field of {len(value)} bytes")
+    return int.from_bytes(value)
+
+
+def _write_uint(value: int) -> bytes:
+    if value >> 64:
+        raise OverflowError(value)
+    return value.to_bytes((value.bit_length() + 7) // 8 or 1)
+
+
+def _read_text(value: bytes) -> str:
+    return value.decode()
+
+
+def _write_text(value: str) -> bytes:
+    return value.encode()
+
+
+def _same(value: bytes) -> bytes:
+    return value
+
+
+def _read_present(value: bytes) -> bool:
+    if value:
+        raise RemoteProtocolError("a field that is only present has a value")
+    return True
+
+
+def _write_present(value: bool) -> bytes:
+    if value is not True:
+        raise ValueError("True expected")
+    return b""
+
+
+def _read_outcome(value: bytes) -> str:
+    if len(value) != 1 or value[0] >= len(OUTCOMES):
+        raise RemoteProtocolError("an unknown outcome")
+    return OUTCOMES[value[0]]
+
+
+def _write_outcome(value: str) -> bytes:
+    return bytes((OUTCOMES.index(value),))
+
+
+def _read_filters(value: bytes) -> tuple[int, ...]:
+    if len(value) > FILTERS_MAX:
+        raise RemoteProtocolError(f"{len(value)} filters, at most {FILTERS_MAX} are allowed")
+    return tuple(value)
+
+
+def _write_filters(value: tuple[int, ...]) -> bytes:
+    if len(value) > FILTERS_MAX:
+        raise ValueError("too many filters")
+    return bytes(value)
+
+
+def _read_map(value: bytes) -> dict[str, str]:
+    found: dict[str, str] = {}
+    at, end = 0, len(value)
+    while at < end:
+        key_end = at + 1 + value[at]
+        value_at = key_end + 2
+        if value_at > end:
+            raise RemoteProtocolError("a map is cut off")
+        stop = value_at + int.from_bytes(value[key_end:value_at])
+        if stop > end:
+            raise RemoteProtocolError("a map is cut off")
+        key = value[at + 1 : key_end].decode()
+        if not key or key in found:
+            raise RemoteProtocolError("a key of a map is empty or given twice")
+        found[key] = value[value_at:stop].decode()
+        at = stop
+    return found
+
+
+def _write_map(value: dict[str, str]) -> bytes:
+    parts = []
+    for key, text in value.items():
+        raw_key, raw = key.encode(), text.encode()
+        if not raw_key:
+            raise ValueError("an empty key")
+        parts += [bytes((len(raw_key),)), raw_key, len(raw).to_bytes(2), raw]
+    return b"".join(parts)
+
+
+# Any: the type of a field's value follows from its number.
+_BY_TYPE: Final[dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]]] = {
+    "uint": (_read_uint, _write_uint),
+    "text": (_read_text, _write_text),
+    "bytes": (_same, _same),
+    "present": (_read_present, _write_present),
+    "outcome": (_read_outcome, _write_outcome),
+    "filters": (_read_filters, _write_filters),
+    "map": (_read_map, _write_map),
+}
+_READERS: Final = {number: _BY_TYPE[type_][0] for number, (_, type_) in FIELDS.items()}
+_READERS.update({number | CRITICAL_FIELD: reader for number, reader in list(_READERS.items())})
+_WRITERS: Final = {number: _BY_TYPE[type_][1] for number, (_, type_) in FIELDS.items()}
+
+
+def _read_fields(data: bytes, at: int, end: int) -> Fields:
+    """The field section ``data[at:end]``. Unknown fields are left out; a critical one leaves a sentence in REFUSE."""
+    fields: Fields = {}
+    unknown: set[int] = set()
+    while at < end:
+        value_at = at + 3
+        if value_at > end:
+            raise RemoteProtocolError("the field section ends inside a field")
+        number, size = _FIELD.unpack_from(data, at)
+        at = value_at + size
+        if at > end:
+            raise RemoteProtocolError("a field is longer than the field section")
+        reader = _READERS.get(number)
+        plain = number & 0x7F
+        if plain in fields or plain in unknown:
+            raise RemoteProtocolError(f"field {plain} is given twice")
+        if reader is not None:
+            fields[plain] = reader(data[value_at:at])
+        elif not plain:
+            raise RemoteProtocolError("a field has the number 0")
+        else:
+            unknown.add(plain)
+            if number & CRITICAL_FIELD:
+                fields.setdefault(REFUSE, f"critical field {plain} is not known here")
+    return fields
+
+
+def _write_fields(fields: Fields, stamped: bool) -> bytes:
+    parts = []
+    try:
+        for number, value in fields.items():
+            # What a client wrote into from_... never leaves beside the server's stamp.
+            if number == REFUSE or (stamped and number in _FROM):
+                continue
+            raw = _WRITERS[number](value)
+            parts.append(_FIELD.pack(number, len(raw)))
+            parts.append(raw)
+    except KeyError:
+        raise BadBody(f"there is no field {number}") from None
+    except (struct_error, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise BadBody(f"field {FIELDS[number][0]}: {error}") from None
+    return b"".join(parts)
+
+
+def stamp(sender: Sender) -> bytes:
+    """The ``from_…`` fields of ``sender`` as bytes of a field section, for ``Sender.binary``."""
+    values = ((kinds.FROM_USER, sender.user), (kinds.FROM_SESSION, sender.session), (kinds.FROM_DEVICE, sender.device))
+    return _write_fields({number: text for number, text in values if text}, stamped=False)
+
+
+# --- encoding -----------------------------------------------------------------------------------------------------
+
+
+def encode_parts(message: Message) -> tuple[bytes, bytes]:
+    """Name and field section of ``message``; ``BadName`` or ``BadBody`` when they cannot be written."""
+    try:
+        name = message.name.encode()
+    except UnicodeEncodeError:
+        raise BadName("a name that is not UTF-8") from None
+    if len(name) > NAME_BYTES_MAX:
+        raise BadName(f"a name of {len(name)} bytes, at most {NAME_BYTES_MAX} are allowed")
+    sender = message.sender
+    section = b"" if sender is None else sender.binary
+    if message.fields:
+        section += _write_fields(message.fields, sender is not None)
+    if len(section) > FIELD_SECTION_BYTES_MAX:
+        raise BadBody(f"fields of {len(section)} bytes, at most {FIELD_SECTION_BYTES_MAX} are allowed")
+    return name, section
+
+
+def encode_frame(message: Message) -> bytes:
+    """``message`` as one frame without a length: a WebSocket message or a datagram."""
+    name, section = encode_parts(message)
+    header = _FRAME.pack(message.kind, message.codec, message.flags, message.seq, len(name), 0, len(section))
+    return b"".join((header, name, section, message.body))
+
+
+def encode_stream(message: Message) -> bytes:
+    """``message`` as one frame with its length before it."""
+    name, section = encode_parts(message)
+    body = message.body
+    length = HEADER_BYTES + len(name) + len(section) + len(body)
+    header = _STREAM.pack(
+        length, message.kind, message.codec, message.flags, message.seq, len(name), 0, len(section)
+    )
+    return b"".join((header, name, section, body))
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------
+
+
+def _decode_name(raw: bytes) -> str:
+    name = raw.decode()
+    if len(_names) >= NAME_CACHE_MAX:
+        _names.clear()
+    _names[raw] = name
+    return name
+
+
+def _fields_of(data: bytes, at: int, end: int, flags: int) -> Fields | None:
+    """Fields of a frame that has some, or flags in the critical half."""
+    fields = _read_fields(data, at, end)
+    if flags & CRITICAL_FLAGS:
+        fields.setdefault(REFUSE, f"critical flags 0x{flags & CRITICAL_FLAGS:04x} are not known here")
+    return fields or None
+
+
+def decode_frame(data: bytes, start: int = 0, end: int | None = None) -> Message:
+    """The frame ``data[start:end]``; raises ``RemoteProtocolError``."""
+    if end is None:
+        end = len(data)
+    if end - start < HEADER_BYTES:
+        raise RemoteProtocolError(f"a frame of {end - start} bytes, the header alone has {HEADER_BYTES}")
+    kind, codec, flags, seq, name_bytes, _, field_bytes = _FRAME.unpack_from(data, start)
+    name_at = start + HEADER_BYTES
+    fields_at = name_at + name_bytes
+    body_at = fields_at + field_bytes
+    if body_at > end:
+        raise RemoteProtocolError("name and fields are longer than the frame")
+    try:
+        raw = data[name_at:fields_at]
+        name = _names.get(raw)
+        if name is None:
+            name = _decode_name(raw)
+        fields = _fields_of(data, fields_at, body_at, flags) if field_bytes or flags > 0xFF else None
+    except UnicodeDecodeError:
+        raise RemoteProtocolError("a name or field is not UTF-8") from None
+    return Message(kind, name, data[body_at:end], codec, flags, seq, fields)
+
+
+class BinaryDecoder:
+    """A stream of frames, in any chunks, as messages.
+
+    ``frame_bytes_max`` may be raised while it runs. Holds at most one incomplete frame and the read that brought its
+    last bytes. ``failed`` is set once, then ``receive`` must not be called again.
+    """
+
+    __slots__ = ("_held", "_need", "_preface", "failed", "frame_bytes_max")
+
+    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX_AT_FIRST, preface: bool = False) -> None:
+        """``preface``: whether the four bytes of ``PREFACE`` must come first (a server's side)."""
+        self.frame_bytes_max = frame_bytes_max
+        self.failed: RemoteProtocolError | None = None
+        self._preface = PREFACE if preface else b""
+        self._held = bytearray()  # an incomplete frame, or an incomplete preface
+        self._need = 0  # nothing can be completed before that many bytes are held
+
+    def receive(self, data: bytes) -> list[Message]:
+        """The messages that ``data`` completes, in order; see ``relay.wire.contracts.Dialect``."""
+        if self._held:
+            self._held += data
+            if len(self._held) < self._need:
+                return []
+            data = bytes(self._held)
+            self._held = bytearray()
+        messages: list[Message] = []
+        try:
+            at = self._skip_preface(data) if self._preface else 0
+            at = self._parse(data, at, messages)
+        except RemoteProtocolError as error:
+            self.failed = error
+        else:
+            if at < len(data):
+                self._held += memoryview(data)[at:]
+        return messages
+
+    def _skip_preface(self, data: bytes) -> int:
+        size = len(self._preface)
+        if data[:size] != self._preface[: len(data)]:
+            raise RemoteProtocolError("the stream does not begin with the preface of relay's protocol")
+        if len(data) < size:
+            self._need = size
+            return 0
+        self._preface = b""
+        return size
+
+    def _parse(self, data: bytes, at: int, messages: list[Message]) -> int:
+        """Appends the whole frames of ``data`` from ``at`` on; returns where the incomplete one begins."""
+        if self._preface:
+            return at
+        size = len(data)
+        while at + _STREAM_BYTES <= size:
+            length, _, _, _, _, name_bytes, _, field_bytes = _STREAM.unpack_from(data, at)
+            self._check_length(length)
+            if name_bytes + field_bytes + HEADER_BYTES > length:
+                raise RemoteProtocolError("name and fields are longer than the frame")
+            end = at + LENGTH_BYTES + length
+            if end > size:
+                self._need = LENGTH_BYTES + length
+                return at
+            messages.append(decode_frame(data, at + LENGTH_BYTES, end))
+            at = end
+        if at + LENGTH_BYTES <= size:
+            self._check_length(int.from_bytes(data[at : at + LENGTH_BYTES]))
+        self._need = _STREAM_BYTES if at + LENGTH_BYTES <= size else LENGTH_BYTES
+        return at
+
+    def _check_length(self, length: int) -> None:
+        if length < HEADER_BYTES:
+            raise RemoteProtocolError(f"a frame of {length} bytes, the header alone has {HEADER_BYTES}")
+        if length > self.frame_bytes_max:
+            raise FrameTooLarge(f"a frame of {length} bytes, at most {self.frame_bytes_max} are allowed")
