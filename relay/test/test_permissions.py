@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,16 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.config import EVERYTHING, Permit
 from relay.core import permissions
 from relay.core.permissions import ACTIONS, Permissions, covers, permissions_for, user_segment
+from relay.wire import names
 
 SEGMENTS = ("a", "b")
 # Two segments more than the longest pattern: enough to tell ``**`` from every fixed length.
 NAMES = [".".join(each) for length in range(1, 6) for each in itertools.product(SEGMENTS, repeat=length)]
-
-
-def plain_matches(pattern: str, name: str) -> bool:
-    """The sentence of the specification as a regular expression."""
-    parts = {"*": r"[^.]*", "**": r".+"}
-    return re.fullmatch(r"\.".join(parts.get(each, re.escape(each)) for each in pattern.split(".")), name) is not None
 
 
 @st.composite
@@ -39,7 +33,7 @@ class CoversTests(SynchronousTestCase):
     @given(patterns(), patterns())
     def test_covers_means_every_name(self, permission: str, wanted: str):
         """A permission covers a pattern exactly when it allows each of the names that the pattern stands for."""
-        every = all(plain_matches(permission, name) for name in NAMES if plain_matches(wanted, name))
+        every = all(names.matches(permission, name) for name in NAMES if names.matches(wanted, name))
         self.assertEqual(covers(permission, wanted), every)
 
     def test_examples(self):
