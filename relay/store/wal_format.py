@@ -14,6 +14,8 @@ place in the file: bytes of another file, of another place or of an earlier life
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from typing import NamedTuple
 import attrs
 from crc32c import crc32c
 
+from relay.cluster.raft.types import Entry
 from relay.errors import RelayError
 
 VERSION = 1
@@ -29,6 +32,9 @@ RECORD_HEAD_BYTES = 29
 RECORD_FIXED_BYTES = 21  # what ``len`` counts beside the payload
 SEGMENT_BYTES_MIN = 16 << 10
 SEGMENT_BYTES_MAX = 1 << 30
+
+SEQUENCE_SHIFT = 32  # a place is sequence << 32 | offset: where a record stands in the whole log
+OFFSET_MASK = (1 << SEQUENCE_SHIFT) - 1
 
 _SEGMENT_MAGIC = b"RLYWAL\r\n"  # a transfer as text would change it
 _SYNCED_MAGIC = b"RLYSYN\r\n"
@@ -152,6 +158,26 @@ def encode_record(salt: int, offset: int, kind: int, group: int, index: int, ter
     sealed = _SEALED.pack(salt, offset, kind, group, index, term)
     crc = crc32c(payload, crc32c(sealed))
     return _RECORD.pack(RECORD_FIXED_BYTES + len(payload), crc, kind, group, index, term) + payload
+
+
+def encode_entries(
+    out: list[bytes], places: array[int], salt: int, place: int, group: int, entries: Sequence[Entry], shift: int
+) -> int:
+    """Append the records of ``entries`` to ``out`` and their places to ``places``; the place after the last.
+
+    ``place`` is ``sequence << 32 | offset`` of the first, ``shift`` what turns an entry's type into a record's. The
+    same as :func:`encode_record` for each, without its calls: this is the loop that all payload goes through.
+    """
+    put, note, seal, pack = out.append, places.append, _SEALED.pack, _RECORD.pack
+    for entry in entries:
+        data, kind, index, term = entry.data, entry.type + shift, entry.index, entry.term
+        length = RECORD_FIXED_BYTES + len(data)
+        crc = crc32c(data, crc32c(seal(salt, place & OFFSET_MASK, kind, group, index, term)))
+        put(pack(length, crc, kind, group, index, term))
+        put(data)
+        note(place)
+        place += 8 + length
+    return place
 
 
 def decode_record(data: bytes | memoryview, offset: int, salt: int, base: int = 0) -> Record | str | None:

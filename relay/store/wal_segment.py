@@ -107,20 +107,27 @@ class SegmentSupply:
     thread calls each. ``ready`` is a plain list because appending and popping are single steps of the interpreter.
     """
 
-    def __init__(self, files: Files, directory: str, size: int, next_sequence: int, salt: Callable[[], int]) -> None:
+    def __init__(
+        self, files: Files, directory: str, size: int, count_max: int, salt: Callable[[], int], next_sequence: int = 1
+    ) -> None:
         self._files = files
         self._directory = directory
         self._size = size
-        self._next_sequence = next_sequence
+        self._count_max = count_max
         self._salt = salt
+        self.next_sequence = next_sequence
+        self.oldest_sequence = next_sequence
         self.ready: list[Segment] = []
-        self.no_room: str | None = None  # why the last attempt to make a segment failed, while it is so
+        self.no_room: str | None = None  # why there is no segment ready, while it is so
 
     def prepare(self) -> bool:
         """Have one segment ready. False when the disk has no room now; other errors of the disk are raised."""
         if self.ready:
             return True
-        header = SegmentHeader(self._next_sequence, self._salt(), self._size)
+        if self.next_sequence - self.oldest_sequence >= self._count_max:
+            self.no_room = f"the log has its {self._count_max} segments, and none can be removed"
+            return False
+        header = SegmentHeader(self.next_sequence, self._salt(), self._size)
         try:
             segment = Segment.create(self._files, self._directory, header)
         except OSError as error:
@@ -128,7 +135,7 @@ class SegmentSupply:
                 raise
             self.no_room = f"no room for segment {header.sequence} of {self._size} bytes: {error.strerror}"
             return False
-        self._next_sequence += 1
+        self.next_sequence += 1
         self.no_room = None
         self.ready.append(segment)
         return True
@@ -138,7 +145,8 @@ class SegmentSupply:
         return self.ready.pop(0) if self.ready else None
 
     def remove(self, segment: Segment) -> None:
-        """Delete a segment, durably: they go in order, and a gap found later would mean damage."""
+        """Delete the oldest segment, durably: they go in order, and a gap found later would mean damage."""
         segment.file.close()
         self._files.unlink(segment.path)
         self._files.sync_directory(self._directory)
+        self.oldest_sequence = segment.sequence + 1

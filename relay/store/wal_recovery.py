@@ -1,0 +1,256 @@
+"""Reading a log back after a stop of any kind: what is kept, what is cut, and what is refused.
+
+Let X be the first place of a segment that holds no valid record. The rules, in this order:
+
+====  ========================================================================================  =====================
+rule  found                                                                                     done
+====  ========================================================================================  =====================
+1     a header that fails its check, a length other than the header's, a number that is         refuse
+      missing between others, a hint of another log
+2     X right after an end record, and the next segment exists                                  go on there
+3     X without an end record, but a later segment has data                                     refuse
+4     a valid mark after X, or a hint that says more than X was synced                          refuse
+5     only zeros from X on                                                                      the log ends at X
+6     anything else from X on                                                                   torn: zero it, sync
+====  ========================================================================================  =====================
+
+Rule 4 is what tells a torn tail from corruption: a mark opens every write and is written only when everything before it
+was synced, so bytes before a valid mark were durable once; and the hint file, rewritten after every sync (but itself
+only synced when the log is closed), says so for the last write too, as long as the machine did not lose power.
+What was acknowledged is before X or the log is refused.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import attrs
+
+from relay.cluster.raft.types import Entry, HardState, Snapshot
+from relay.store.files import Files
+from relay.store.wal_format import (
+    COPY_KINDS,
+    ENTRY_KINDS,
+    HEADER_BYTES,
+    SEQUENCE_SHIFT,
+    SYNCED_BYTES,
+    Kind,
+    LogDamaged,
+    Record,
+    Synced,
+    decode_record,
+    decode_synced,
+    decode_vote,
+    find_mark,
+    segment_sequence,
+)
+from relay.store.wal_groups import GroupTable
+from relay.store.wal_segment import TEMPORARY_SUFFIX, Segment
+from relay.store.wal_storage import GroupLog, decode_conf_state
+
+SYNCED_NAME = "synced"
+LOCK_NAME = "lock"
+
+Visit = Callable[[Segment, Record], None]
+
+
+@attrs.define
+class Recovered:
+    """What the scan of a directory found."""
+
+    segments: list[Segment]  # oldest first, up to the one that takes the next record; its ``end`` is set
+    spares: list[Segment]  # made ahead, still empty
+    torn_bytes: int  # length of what was (or, when only looking, would be) cut; 0 after a clean stop
+    temporary: list[str]  # names of segments that were being made
+    records: int = 0
+
+
+class SegmentScan:
+    """Walk over the records of one segment; then ``end`` is X, ``reason`` why the walk stopped, ``ended`` rule 2."""
+
+    __slots__ = ("data", "end", "ended", "path", "reason", "records", "segment")
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.data = segment.file.read(0, segment.size)
+        self.end = HEADER_BYTES
+        self.reason: str | None = None
+        self.ended = False
+        self.records = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        data = self.data
+        view = memoryview(data)
+        salt = self.segment.salt
+        while True:
+            record = decode_record(view, self.end, salt)
+            if not isinstance(record, Record):
+                self.reason = record
+                return
+            self.end = record.end
+            self.records += 1
+            if record.kind == Kind.END:
+                self.ended = True
+                return
+            yield record
+
+    def used_to(self) -> int:
+        """Where the zeros begin that reach to the end of the file."""
+        return len(self.data.rstrip(b"\0"))
+
+
+def list_segments(files: Files, directory: str) -> tuple[list[int], list[str]]:
+    """The numbers of the segments in ``directory``, ascending, and the names of unfinished ones. Checks for gaps."""
+    names = files.list(directory)
+    sequences = sorted(found for name in names if (found := segment_sequence(name)) is not None)
+    for before, after in pairwise(sequences):
+        if after != before + 1:
+            raise LogDamaged(directory, 0, f"segment {before + 1} is missing between {before} and {after}")
+    return sequences, [name for name in names if name.endswith(TEMPORARY_SUFFIX)]
+
+
+def read_hint(files: Files, directory: str) -> Synced | None:
+    """The content of the hint file; None when it is missing or cannot be read, which proves nothing."""
+    try:
+        file = files.open(os.path.join(directory, SYNCED_NAME), writable=False)
+    except FileNotFoundError:
+        return None
+    try:
+        return decode_synced(file.read(0, SYNCED_BYTES))
+    finally:
+        file.close()
+
+
+def scan(files: Files, directory: str, visit: Visit, *, repair: bool) -> Recovered:
+    """Walk over all records in order, by the rules of the module. Raises :class:`LogDamaged`.
+
+    With ``repair`` a torn tail is overwritten with zeros, everything found is synced, and the segments stay open for
+    writing; without it nothing is changed.
+    """
+    hint = read_hint(files, directory)
+    sequences, temporary = list_segments(files, directory)
+    if hint is not None and (not sequences or hint.sequence > sequences[-1]):
+        raise LogDamaged(directory, 0, f"segment {hint.sequence} is missing: it was in use")
+    found = Recovered([], [], 0, temporary)
+    last: SegmentScan | None = None
+    try:
+        for sequence in sequences:
+            segment = Segment.open(files, directory, sequence, writable=repair)
+            found.spares.append(segment)
+            walk = SegmentScan(segment)
+            if last is not None and not last.ended:
+                if walk.used_to() > HEADER_BYTES:
+                    raise _cut_short(last, sequence)
+                continue
+            found.segments.append(found.spares.pop())
+            for record in walk:
+                visit(segment, record)
+            segment.end = walk.end
+            found.records += walk.records
+            _judge_hint(walk, hint)
+            if last is not None:
+                last.data = b""  # one segment in memory is enough
+            last = walk
+        if last is not None:
+            if hint is not None and hint.sequence > last.segment.sequence:
+                raise _cut_short(last, hint.sequence)
+            _finish(files, directory, found, last, repair)
+    except BaseException:
+        for segment in found.segments + found.spares:
+            segment.file.close()
+        raise
+    return found
+
+
+def _cut_short(last: SegmentScan, later: int) -> LogDamaged:
+    return LogDamaged(
+        last.segment.path, last.end, f"{last.reason or 'the records end'}, but the log goes on in segment {later}"
+    )
+
+
+def _judge_hint(walk: SegmentScan, hint: Synced | None) -> None:
+    """Rules 1 and 4, as far as the hint is concerned."""
+    segment = walk.segment
+    if hint is None or hint.sequence != segment.sequence:
+        return
+    if hint.salt != segment.salt:
+        raise LogDamaged(segment.path, 0, f"the file {SYNCED_NAME} beside it belongs to another log")
+    if hint.offset > walk.end:
+        why = walk.reason or "the records end"
+        raise LogDamaged(segment.path, walk.end, f"{why}, but everything before offset {hint.offset} was synced")
+
+
+def _finish(files: Files, directory: str, found: Recovered, last: SegmentScan, repair: bool) -> None:
+    """Rules 2 and 4 to 6 for the segment in which the log ends."""
+    segment = last.segment
+    if last.ended:
+        raise LogDamaged(segment.path, last.end, f"segment {segment.sequence + 1} is missing: the log goes on there")
+    mark = find_mark(last.data, last.end, segment.salt)
+    if mark is not None:
+        why = last.reason or "the records end"
+        raise LogDamaged(segment.path, last.end, f"{why}, but everything before offset {mark} was synced")
+    used_to = last.used_to()
+    found.torn_bytes = max(0, used_to - last.end)
+    if not repair:
+        return
+    if found.torn_bytes:
+        segment.zero(last.end, used_to)
+    # A process that was killed leaves valid records that only the kernel's memory has: nobody may see them before
+    # they are durable.
+    segment.file.sync_data()
+    for name in found.temporary:
+        files.unlink(os.path.join(directory, name))
+    files.sync_directory(directory)
+
+
+class Replay:
+    """The state of all groups, built record by record; :meth:`visit` is handed to :func:`scan`."""
+
+    def __init__(self, table: GroupTable) -> None:
+        self._table = table
+        self._last: Segment | None = None
+
+    def visit(self, segment: Segment, record: Record) -> None:
+        """Apply one record. Raises :class:`LogDamaged` where a valid record makes no sense."""
+        self._last = segment
+        kind = record.kind
+        if kind == Kind.MARK:
+            return
+        if kind == Kind.REMOVE:
+            self._table.drop(record.group)
+            return
+        try:
+            place = segment.sequence << SEQUENCE_SHIFT | record.offset
+            apply_record(self._table.recovered(record.group), record, place)
+        except ValueError as error:
+            raise LogDamaged(segment.path, record.offset, f"group {record.group}: {error}") from None
+
+    def finish(self) -> None:
+        """Refuse a log in which entries are missing. Raises :class:`LogDamaged`."""
+        for log in self._table.logs():
+            if log.hole:
+                assert self._last is not None
+                reason = f"group {log.group}: the entries before {log.first_index()} are missing"
+                raise LogDamaged(self._last.path, self._last.end, reason)
+        self._table.settle()
+
+
+def apply_record(log: GroupLog, record: Record, place: int) -> None:
+    """Do to ``log`` what ``record`` says. Raises ValueError where it makes no sense."""
+    kind = record.kind
+    if kind in ENTRY_KINDS:
+        log.append(Entry(kind - Kind.ENTRY, record.term, record.index, record.payload), place)
+    elif kind in COPY_KINDS:
+        log.copy(Entry(kind - Kind.COPY, record.term, record.index, record.payload), place)
+    elif kind == Kind.HARD_STATE:
+        log.hard_state = HardState(record.term, decode_vote(record.payload), record.index)
+    elif kind == Kind.COMPACT:
+        log.compact(record.index, record.term)
+    elif kind == Kind.RESTORE:
+        log.restore(Snapshot(b"", record.index, record.term, decode_conf_state(record.payload)))
+    elif kind == Kind.SNAPSHOT:
+        log.note_snapshot(Snapshot(b"", record.index, record.term, decode_conf_state(record.payload)))
+    else:
+        raise ValueError(f"a record of type {kind} does not belong here")
