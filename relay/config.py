@@ -244,6 +244,12 @@ class Timing(_Section, frozen=True, kw_only=True):
     close_timeout_s: Annotated[PositiveSeconds, Meta(description="a closing peer is cut off after this")] = 5.0
     drain_s: Annotated[Seconds, Meta(description="goodbyes of a stop are spread over this")] = 10.0
 
+    def heartbeat_for(self, wished_ms: int) -> float:
+        """The heartbeat, in seconds, of a client that wishes ``wished_ms`` (0: no wish)."""
+        if not wished_ms:
+            return self.heartbeat_s
+        return max(self.heartbeat_s_min, min(wished_ms / 1000, self.heartbeat_s))
+
 
 class ChannelRule(_Section, frozen=True, kw_only=True):
     """Options of the channels whose name matches; the first rule that matches counts."""

@@ -44,6 +44,14 @@ class IPeer(Interface):
     def send(frame: bytes, key: str | None = None, flags: int = 0) -> None:
         """Queue ``frame``. ``key``: the conflation key, for the policy ``latest`` when the peer is slow."""
 
+    def unsent() -> int:
+        """Session frames that were certainly not handed to the transport; also after the transport was lost."""
+
+    def watch(overflowed: Callable[[], None], skip_frame: Callable[[int], bytes]) -> None:
+        """The core's part in the slow-consumer policy: ``overflowed`` is called, once, when the peer must go (in the
+        middle of a ``send``: the core closes it afterwards); ``skip_frame(n)`` makes the frame that stands for ``n``
+        frames left out."""
+
     def pause(why: str) -> None:
         """Stop reading from the peer until ``resume`` was called for every ``why`` given."""
 

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class Identity:
-    """``user``: "" while unbound. ``expires_at``: Unix seconds, None: never. ``token_id``: for revocation ("": the method
-    has none). ``subscriptions``: channels that the server subscribes for the session. ``method``: the authenticator.
+    """What an authenticator found out.
+
+    ``user``: "" while unbound. ``expires_at``: Unix seconds, None: never. ``token_id``: for revocation, "" when the
+    method has none. ``subscriptions``: channels that the server subscribes for the session. ``method``: the
+    authenticator's name.
     """
 
     user: str

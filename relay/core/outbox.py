@@ -104,7 +104,7 @@ class Outbox:
     ``skip_frame(n)`` makes the frame that tells the peer of ``n`` frames left out (None: the dialect has none)."""
 
     __slots__ = (
-        "_dirty", "_flusher", "_frames", "_held", "_latest", "_overflowed", "_skips", "_write",
+        "_dirty", "_flusher", "_frames", "_held", "_latest", "_overflowed", "_skips", "_unsent", "_write",
         "on_overflow", "paused", "queued_bytes", "skip_frame", "skipped", "slow",
     )  # fmt: skip
 
@@ -125,6 +125,7 @@ class Outbox:
         self._latest: dict[str, _Held] | None = None
         self._overflowed = False
         self._skips = 0
+        self._unsent = 0
 
     def send(self, frame: bytes, key: str | None = None, flags: int = 0) -> None:
         """Queue ``frame``; nothing happens after ``close``."""
@@ -152,6 +153,8 @@ class Outbox:
 
     def unsent(self) -> int:
         """Session frames that were certainly not handed to the transport."""
+        if self._write is None:
+            return self._unsent
         return sum(not held.flags & (CONTROL | SKIP) for held in self._held or ())
 
     def close(self) -> None:
@@ -164,6 +167,7 @@ class Outbox:
 
     def abandon(self) -> None:
         """Forget everything: the transport is gone."""
+        self._unsent = self.unsent()
         self.paused = True
         self._write = None
         self.on_overflow = None

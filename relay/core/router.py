@@ -1,0 +1,224 @@
+"""The router: one table from kind to what is done, and the order of frames.
+
+    frame ─▶ counted ─▶ before_message ─▶ table[kind] ─▶ after_message
+                             │ suspends
+                             ▼
+                       later frames of the session wait (``Line.held``), the others go on
+
+A ``RelayError`` that any of it raises becomes the error reply of that one frame.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relay import errors
+from relay.core.channels import Channels
+from relay.core.hub import FORWARDED_FLAGS
+from relay.core.procedures import Procedures, targets
+from relay.wire import kinds, names
+from relay.wire.message import Message
+
+if TYPE_CHECKING:
+    from relay.core.hub import Hub
+    from relay.core.session import Session
+
+log = Logger()
+
+# What follows a suspended hook: the message to route (None: it was refused).
+Routed = Callable[["Session", Message], None]
+
+
+class Router:
+    """Routes the session frames of all sessions. ``route`` never raises for what a client sent."""
+
+    def __init__(self, hub: Hub, random: Callable[[], float]) -> None:
+        self._hub = hub
+        self.channels = Channels(hub)
+        self.procedures = Procedures(hub, random)
+        self.held: dict[Session, deque[Message]] = {}
+        """Sessions with a suspended hook, and their frames that wait behind it."""
+        self.table: dict[int, Callable[[Session, Message], Any]] = {  # Any: an Awaitable where a hook may suspend
+            kinds.PUBLISH: self._publish,
+            kinds.PUSH: self.push,
+            kinds.PULL: self.procedures.pull,
+            kinds.REPLY: self.procedures.reply,
+            kinds.ERROR: self.procedures.reply,
+            kinds.CANCEL: self.procedures.cancel,
+            kinds.SUBSCRIBE: self._subscribe,
+            kinds.UNSUBSCRIBE: self.channels.unsubscribe,
+            kinds.PRESENCE: self.channels.presence,
+            kinds.REGISTER: self.procedures.register,
+            kinds.UNREGISTER: self.procedures.unregister,
+        }
+
+    def route(self, session: Session, message: Message) -> None:
+        """One counted session frame of ``session``."""
+        # Fast path: nothing is held, no hook looks at every message.
+        if not self.held and self._hub.hooks.before_message is None and self._hub.on_accepted is None:
+            self._route(session, message)
+            return
+        waiting = self.held.get(session)
+        if waiting is not None:
+            if len(waiting) >= self._hub.config.limits.held_frames_max:
+                self._hub.refuse(session, message, errors.RateExceeded("too many frames wait behind a hook"))
+                return
+            self._hub.metrics.held += 1
+            waiting.append(message)
+            return
+        self._accept(session, message)
+
+    def _accept(self, session: Session, message: Message) -> None:
+        if self._hub.on_accepted is not None:
+            self._hub.on_accepted(session, message)
+        before = self._hub.hooks.before_message
+        if before is None:
+            self._route(session, message)
+            return
+        try:
+            result = before(session, message)
+        except errors.RelayError as error:
+            self._hub.refuse(session, message, error)
+            return
+        if isinstance(result, Message):
+            self._route(session, result)
+        else:
+            self.suspend(session, message, result, self._route)
+
+    def _route(self, session: Session, message: Message) -> None:
+        try:
+            if message.fields is not None and kinds.REFUSE in message.fields:
+                raise errors.Unsupported(message.fields[kinds.REFUSE])
+            handle = self.table.get(message.kind)
+            if handle is None:
+                self._unknown(message)
+                return
+            handle(session, message)
+        except errors.RelayError as error:
+            self._hub.refuse(session, message, error)
+        except Exception:  # noqa: BLE001 - our mistake: one message fails, the node goes on
+            log.failure("routing {kind} of {session!r}", kind=kinds.KINDS.get(message.kind), session=session)
+            self._hub.refuse(session, message, errors.InternalError())
+        after = self._hub.hooks.after_message
+        if after is not None and session not in self.held:
+            after(session, message)
+
+    def _unknown(self, message: Message) -> None:
+        """A kind that nobody handles: an error when an answer is expected, else nothing."""
+        if message.seq:
+            known = kinds.KINDS.get(message.kind)
+            raise errors.Unsupported(f"{known} is not supported here" if known else f"kind {message.kind} is unknown")
+
+    # --- hooks that suspend ---------------------------------------------------------------------------------------
+
+    def suspend(self, session: Session, message: Message, result: Awaitable[Any], then: Routed) -> None:
+        """Go on with ``then`` when ``result`` is there; until then the session's later frames wait.
+
+        Any: what the hook's coroutine gives: a ``Message``, or None for "as it was".
+        """
+        self.held.setdefault(session, deque())
+        if session.peer is not None:
+            session.peer.pause("hook")
+
+        async def wait() -> Any:  # Any: as above
+            return await result
+
+        Deferred.fromCoroutine(wait()).addBoth(self._resumed, session, message, then)
+
+    def _resumed(self, result: object, session: Session, message: Message, then: Routed) -> None:
+        waiting = self.held.pop(session, deque())
+        if isinstance(result, Failure):
+            error = result.value
+            if not isinstance(error, errors.RelayError):
+                log.failure("a hook of {session!r} failed", failure=result, session=session)
+                error = errors.Refused("a hook failed")
+            self._hub.refuse(session, message, error)
+        elif not session.ended:
+            then(session, result if isinstance(result, Message) else message)
+        # The frames that waited, in order; one of them may suspend again, then the rest waits on.
+        while waiting and not session.ended:
+            if session in self.held:
+                self.held[session].extend(waiting)
+                return
+            self._accept(session, waiting.popleft())
+        if session.peer is not None and session not in self.held:
+            session.peer.resume("hook")
+
+    def _publish(self, session: Session, message: Message) -> None:
+        before = self._hub.hooks.before_publish
+        if before is None:
+            self.channels.publish(session, message)
+            return
+        result = before(session, message)
+        if isinstance(result, Message):
+            self.channels.publish(session, result)
+        else:
+            self.suspend(session, message, result, self.guarded(self.channels.publish))
+
+    def _subscribe(self, session: Session, message: Message) -> None:
+        before = self._hub.hooks.before_subscribe
+        if before is not None:
+            result = before(session, message.name, message)
+            if result is not None:
+                self.suspend(session, message, result, self.guarded(self.channels.subscribe))
+                return
+        self.channels.subscribe(session, message)
+
+    def guarded(self, handle: Routed) -> Routed:
+        """``handle`` as it is called outside ``_route``: its errors become the reply."""
+
+        def guarded(session: Session, message: Message) -> None:
+            try:
+                handle(session, message)
+            except errors.RelayError as error:
+                self._hub.refuse(session, message, error)
+
+        return guarded
+
+    # --- push -----------------------------------------------------------------------------------------------------
+
+    def push(self, session: Session, message: Message) -> None:
+        """Tell a user, a session, all, or a procedure."""
+        hub = self._hub
+        fields = message.fields
+        told = Message(
+            kinds.PUSH, message.name, message.body, message.codec, message.flags & FORWARDED_FLAGS, 0,
+            hub.forwarded(fields), session.sender,
+        )  # fmt: skip
+        skip = session if message.flags & kinds.NO_ECHO else None
+        if fields is not None and (kinds.USER in fields or kinds.SESSION in fields):
+            addressed = targets(session, message)
+            if not addressed:
+                raise errors.NoReceiver("nobody is there to be told")
+            reached = hub.deliver(told, addressed, skip)
+            if message.seq:
+                hub.answer(session, message.seq, {kinds.ADDRESSED: len(addressed), kinds.REACHED: reached})
+        elif fields is not None and kinds.ALL in fields:
+            if not session.identity.permissions.allows("broadcast", message.name):
+                raise errors.Denied(f"broadcast of {message.name}")
+            everyone = session.realm.sessions
+            reached = hub.deliver(told, everyone, skip)
+            hub.answer(session, message.seq, {kinds.ADDRESSED: len(everyone), kinds.REACHED: reached})
+        else:
+            self._push_procedure(session, message, told)
+
+    def _push_procedure(self, session: Session, message: Message, told: Message) -> None:
+        wanted = message.get(kinds.PROCEDURE, message.name)
+        if not session.identity.permissions.allows("push", wanted):
+            raise errors.Denied(f"push to {wanted}")
+        local, registration = self.procedures.find(session.realm, wanted, message)
+        reached = 1
+        if local is not None:
+            local.push(session, message)
+        elif registration is not None:
+            reached = self._hub.deliver(told, (registration.session,))
+        else:
+            names.check_name(wanted)
+            raise errors.NoProvider(f"nobody provides {wanted}")
+        self._hub.answer(session, message.seq, {kinds.ADDRESSED: 1, kinds.REACHED: reached})
