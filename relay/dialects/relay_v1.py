@@ -15,7 +15,7 @@ Source: ``docs/protocol.md``. The machines are those of ``relay.wire``; here the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import Final
 
 from relay.errors import FrameTooLarge, RemoteProtocolError
 from relay.wire.binary import FRAME_BYTES_MAX_AT_FIRST, BinaryDecoder, decode_frame, encode_frame, encode_stream
@@ -61,38 +61,49 @@ class JsonLines(LineDecoder):
     encode = staticmethod(encode_line)
 
 
-class BinaryMessages:
-    """The binary form where the transport keeps messages apart."""
+class _Messages:
+    """What both message forms share: the size and the failure of one message."""
 
     __slots__ = ("failed", "frame_bytes_max")
-    name = "relay.binary"
-    encoding = BINARY_MESSAGE
-    encode = staticmethod(encode_frame)
-    _decode: ClassVar[Callable[[bytes], Message]] = staticmethod(decode_frame)
 
     def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX_AT_FIRST) -> None:
         self.frame_bytes_max = frame_bytes_max
         self.failed: RemoteProtocolError | None = None
 
-    def receive(self, data: bytes) -> list[Message]:
-        """The message that ``data`` is, or none and ``failed``."""
+    def _receive(self, data: bytes, decode: Callable[[bytes], Message]) -> list[Message]:
         try:
             if len(data) > self.frame_bytes_max:
                 raise FrameTooLarge(f"a message of {len(data)} bytes, at most {self.frame_bytes_max} are allowed")
-            return [self._decode(data)]
+            return [decode(data)]
         except RemoteProtocolError as error:
             self.failed = error
             return []
 
 
-class JsonMessages(BinaryMessages):
+class BinaryMessages(_Messages):
+    """The binary form where the transport keeps messages apart."""
+
+    __slots__ = ()
+    name = "relay.binary"
+    encoding = BINARY_MESSAGE
+    encode = staticmethod(encode_frame)
+
+    def receive(self, data: bytes) -> list[Message]:
+        """The message that ``data`` is, or none and ``failed``."""
+        return self._receive(data, decode_frame)
+
+
+class JsonMessages(_Messages):
     """The JSON form where the transport keeps messages apart."""
 
     __slots__ = ()
     name = "relay.json"
     encoding = JSON_MESSAGE
     encode = staticmethod(encode_json)
-    _decode: ClassVar[Callable[[bytes], Message]] = staticmethod(decode_json)
+
+    def receive(self, data: bytes) -> list[Message]:
+        """The message that ``data`` is, or none and ``failed``."""
+        return self._receive(data, decode_json)
 
 
 class WebSocketBinary(BinaryMessages):

@@ -69,9 +69,7 @@ class ZstdFilter:
 
     def unwrap(self, body: bytes, bytes_max: int) -> bytes:
         """The body back; ``FilterError``."""
-        machine = zstd.ZstdDecompressor(
-            options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
-        )
+        machine = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX})
         try:
             found = machine.decompress(body, bytes_max + 1)
         except zstd.ZstdError as error:

@@ -142,9 +142,7 @@ _BY_TYPE: Final[dict[str, tuple[Callable[[Raw], Any], Callable[[Any], bytes]]]] 
 }
 _READERS: Final = {name: (number, _BY_TYPE[type_][0]) for number, (name, type_) in FIELDS.items()}
 _READERS.update({"!" + name: reader for name, reader in list(_READERS.items())})
-_WRITERS: Final = {
-    number: (b',"%b":' % name.encode(), _BY_TYPE[type_][1]) for number, (name, type_) in FIELDS.items()
-}
+_WRITERS: Final = {number: (b',"%b":' % name.encode(), _BY_TYPE[type_][1]) for number, (name, type_) in FIELDS.items()}
 _KINDS: Final = {number: b'{"kind":"%b"' % name.encode() for number, name in kinds.KINDS.items()}
 
 
