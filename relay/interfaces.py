@@ -44,6 +44,9 @@ class IPeer(Interface):
     def send(frame: bytes, key: str | None = None, flags: int = 0) -> None:
         """Queue ``frame``. ``key``: the conflation key, for the policy ``latest`` when the peer is slow."""
 
+    def queued_bytes() -> int:
+        """What waits to be handed to the transport."""
+
     def unsent() -> int:
         """Session frames that were certainly not handed to the transport; also after the transport was lost."""
 

@@ -1,0 +1,160 @@
+"""The node's counters in Prometheus' text format, collected when somebody looks.
+
+Names begin with ``relay_``; counters end with ``_total``, times are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from relay.wire import kinds
+
+if TYPE_CHECKING:
+    from relay.core.gate import Gate
+    from relay.core.metrics import Metrics
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST.encode()
+
+
+class NodeCollector(Collector):
+    """Reads one node's tables when asked."""
+
+    def __init__(self, gate: Gate, started_at: float) -> None:
+        self._gate = gate
+        self._started_at = started_at
+
+    def collect(self) -> Iterator[Metric]:
+        """All families of one node."""
+        metrics = self._gate.metrics
+        yield from self._frames(metrics)
+        yield from self._sessions(metrics)
+        yield from self._work(metrics)
+        yield from self._process()
+
+    def _frames(self, metrics: Metrics) -> Iterator[Metric]:
+        for name, text, row in (
+            ("relay_frames_in", "Frames received, by kind.", metrics.frames_in),
+            ("relay_frames_out", "Frames sent, by kind.", metrics.frames_out),
+            ("relay_body_bytes_in", "Bytes of bodies received, by kind.", metrics.bytes_in),
+            ("relay_bytes_out", "Bytes of encoded frames sent, by kind.", metrics.bytes_out),
+        ):
+            family = CounterMetricFamily(name, text, labels=["kind"])
+            for kind, label in kinds.KINDS.items():
+                family.add_metric([label], row[kind])
+            family.add_metric(["unknown"], sum(n for kind, n in enumerate(row) if kind not in kinds.KINDS))
+            yield family
+        yield CounterMetricFamily("relay_deliveries", "Copies handed to sessions.", value=metrics.delivered)
+        yield CounterMetricFamily("relay_dropped_frames", "Frames left out for slow consumers.", value=metrics.drops)
+        yield CounterMetricFamily("relay_orphan_replies", "Replies that nobody waited for.", value=metrics.orphans)
+
+    def _sessions(self, metrics: Metrics) -> Iterator[Metric]:
+        gate = self._gate
+        hub = gate.hub
+        live: dict[tuple[str, str], int] = {}
+        queued = 0
+        for connection in gate.connections:
+            peer = connection.peer
+            if connection.session is not None:
+                labels = (peer.transport, peer.dialect)
+                live[labels] = live.get(labels, 0) + 1
+            queued += peer.queued_bytes()
+        sessions = GaugeMetricFamily(
+            "relay_sessions", "Sessions with a connection, by transport and dialect.", labels=["transport", "dialect"]
+        )
+        for pair, count in sorted(live.items()):
+            sessions.add_metric(pair, count)
+        yield sessions
+        yield GaugeMetricFamily(
+            "relay_sessions_detached", "Sessions that may be resumed.", value=gate.sessions.detached
+        )
+        yield GaugeMetricFamily("relay_connections", "Connections, with and without session.", len(gate.connections))
+        yield GaugeMetricFamily("relay_queue_bytes", "Bytes that wait for peers.", value=queued)
+        users = GaugeMetricFamily("relay_users", "Users with a session, by realm.", labels=["realm"])
+        channels = GaugeMetricFamily("relay_channels", "Channels and patterns with members.", labels=["realm"])
+        procedures = GaugeMetricFamily("relay_procedures", "Procedures with a provider.", labels=["realm"])
+        for name, realm in sorted(hub.realms.items()):
+            users.add_metric([name], len(realm.users))
+            channels.add_metric([name], len(realm.channels))
+            procedures.add_metric([name], len(realm.procedures))
+        yield from (users, channels, procedures)
+        for text, row, name, label in (
+            ("Connections accepted, by listener.", metrics.accepted, "relay_accepted", "listener"),
+            ("Connections and handshakes refused.", metrics.refused, "relay_refused", "reason"),
+            ("Connections ended.", metrics.closes, "relay_closes", "reason"),
+            ("Requests answered with an error.", metrics.errors, "relay_errors", "error"),
+        ):
+            family = CounterMetricFamily(name, text, labels=[label])
+            for key, count in sorted(row.items()):
+                family.add_metric([key], count)
+            yield family
+        yield CounterMetricFamily("relay_sessions_started", "Sessions begun.", value=metrics.sessions_started)
+        yield CounterMetricFamily("relay_sessions_ended", "Sessions ended.", value=metrics.sessions_ended)
+        yield CounterMetricFamily("relay_sessions_resumed", "Sessions resumed.", value=metrics.resumed)
+
+    def _work(self, metrics: Metrics) -> Iterator[Metric]:
+        yield CounterMetricFamily("relay_pull_deadlines", "Pulls that ran out of time.", value=metrics.deadlines)
+        yield CounterMetricFamily("relay_held_frames", "Frames that waited behind a hook.", value=metrics.held)
+        for text, row, name, label in (
+            ("Calls of handlers.", metrics.handler_calls, "relay_handler_calls", "route"),
+            ("Seconds in handlers.", metrics.handler_seconds, "relay_handler_seconds", "route"),
+            ("Seconds in hooks.", metrics.hook_seconds, "relay_hook_seconds", "hook"),
+            ("Hooks that failed.", metrics.hook_errors, "relay_hook_errors", "hook"),
+        ):
+            family = CounterMetricFamily(name, text, labels=[label])
+            for key, count in sorted(row.items()):
+                family.add_metric([key], count)
+            yield family
+        yield GaugeMetricFamily("relay_event_loop_lag_seconds", "How late the last tick was.", value=metrics.lag_s)
+        yield GaugeMetricFamily(
+            "relay_event_loop_lag_max_seconds", "The latest tick since the start.", value=metrics.lag_s_max
+        )
+
+    def _process(self) -> Iterator[Metric]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "User and system time of the process.", value=usage.ru_utime + usage.ru_stime
+        )
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", value=resident_bytes())
+        yield GaugeMetricFamily("process_start_time_seconds", "Start, as Unix time.", value=self._started_at)
+        family = CounterMetricFamily("python_gc_collections", "Garbage collections.", labels=["generation"])
+        for generation, stats in enumerate(gc.get_stats()):
+            family.add_metric([str(generation)], stats["collections"])
+        yield family
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM; where /proc is missing, the peak."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+class MetricsResource(Resource):
+    """``/metrics``."""
+
+    isLeaf = True
+
+    def __init__(self, gate: Gate) -> None:
+        Resource.__init__(self)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(NodeCollector(gate, time.time()))
+
+    def render_GET(self, request: Request) -> bytes:
+        """The text format."""
+        request.setHeader(b"content-type", CONTENT_TYPE)
+        return bytes(generate_latest(self._registry))
