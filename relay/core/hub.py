@@ -22,7 +22,6 @@ from relay.core.metrics import Metrics
 from relay.core.outbox import DROPPABLE, POLICIES, Flusher
 from relay.core.wheel import Wheel
 from relay.dialects.relay_v1 import ENCODERS
-from relay.hooks import Hooks
 from relay.interfaces import IDirectory, ILocalProvider
 from relay.wire import kinds, names
 from relay.wire.filters import unwrap
@@ -31,6 +30,7 @@ from relay.wire.message import Fields, Message
 if TYPE_CHECKING:
     from relay.core.realm import Realm
     from relay.core.session import Session
+    from relay.hooks import Hooks
 
 NAMES_KNOWN_MAX: Final = 10_000
 """Names whose grammar and rule are remembered; the memory is emptied when it is full."""
