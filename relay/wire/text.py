@@ -17,7 +17,7 @@ from json import loads
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from relay.errors import BadBody, BadName, FrameTooLarge, RemoteProtocolError
 from relay.wire import kinds
@@ -27,13 +27,15 @@ from relay.wire.message import Fields, Message, Sender
 
 UINT_MAX: Final = 2**64 - 1
 SEQ_MAX: Final = 2**32 - 1
+# msgspec follows nested objects as deep as Python's recursion limit and the caller's stack let it. A body goes inline
+# only when so many more levels would do, lest a receiver with a deeper stack take it for a broken object.
+DEPTH_SPARE: Final = 300
 _FROM: Final = frozenset((kinds.FROM_USER, kinds.FROM_SESSION, kinds.FROM_DEVICE, kinds.FROM_REALM))
 
 _to_json = msgspec.json.Encoder().encode
 _text = msgspec.json.Decoder(str).decode
 _integer = msgspec.json.Decoder(int).decode
 _bytes = msgspec.json.Decoder(bytes).decode
-_word = msgspec.json.Decoder(int | str).decode
 _words = msgspec.json.Decoder(list[int | str]).decode
 _strings = msgspec.json.Decoder(dict[str, str]).decode
 _pairs = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -155,65 +157,64 @@ def stamp_json(sender: Sender) -> bytes:
     return b"".join([_WRITERS[number][0] + _to_json(text) for number, text in values if text])
 
 
-def _flag_names(flags: int) -> list[str | int]:
-    return [kinds.FLAGS.get(1 << bit, 1 << bit) for bit in range(16) if flags & 1 << bit]
+def encode_json(message: Message) -> bytes:
+    """``message`` as one JSON object; ``BadName`` or ``BadBody`` when it cannot be written."""
+    return _encode(message, b"")
 
 
-def _body_json(message: Message, line: bool) -> bytes:
-    """The keys of the body, and the end of the object."""
-    body, codec = message.body, message.codec
-    if not (message.fields and message.fields.get(kinds.FILTERS)):
-        if codec == kinds.JSON:
-            try:
-                if not body.isascii():
-                    body.decode()
-                inline = bytes(_anything(body))
-                if line and b"\n" in inline:
-                    inline = msgspec.json.format(inline, indent=-1)
-                return b',"body":%b}' % inline
-            except _MALFORMED:
-                pass  # what is not JSON goes as base64, below
-        elif codec == kinds.TEXT:
-            try:
-                return b',"text":%b}' % _to_json(body.decode())
-            except UnicodeDecodeError:
-                pass  # likewise
-        elif codec == kinds.RAW and not body:
-            return b"}"
-    if codec == kinds.RAW:
-        return b',"data":"%b"}' % b64encode(body)
-    return b',"codec":%b,"data":"%b"}' % (_to_json(kinds.CODECS.get(codec, codec)), b64encode(body))
+def encode_line(message: Message) -> bytes:
+    """``message`` as one line, its end included; raises as ``encode_json``."""
+    return _encode(message, b"\n")
 
 
-def _encode(message: Message, line: bool) -> list[bytes]:
+def _encode(message: Message, line_end: bytes) -> bytes:
+    """The object, and ``line_end``; when that is not empty there is no other line end in the result."""
     kind = message.kind
-    parts = [_KINDS.get(kind) or b'{"kind":%d' % kind]
+    head = _KINDS.get(kind) or b'{"kind":%d' % kind
     if message.seq:
-        parts.append(b',"seq":%d' % message.seq)
+        head += b',"seq":%d' % message.seq
     if message.name:
-        parts.append(b',"name":' + _name_json(message.name))
+        head += _name_json(message.name)
     if message.flags:
-        parts.append(b',"flags":' + _to_json(_flag_names(message.flags)))
-    sender = message.sender
-    if sender is not None:
-        parts.append(sender.json)
-    if message.fields:
-        _fields_json(message.fields, sender is not None, parts)
-    parts.append(_body_json(message, line))
-    return parts
+        flags = message.flags
+        head += b',"flags":' + _to_json([kinds.FLAGS.get(1 << bit, 1 << bit) for bit in range(16) if flags >> bit & 1])
+    if message.sender is not None:
+        head += message.sender.json
+    fields = message.fields
+    filtered = False
+    if fields is not None:
+        head += _fields_json(fields, message.sender is not None)
+        filtered = bool(fields.get(kinds.FILTERS))
+    body, codec = message.body, message.codec
+    if codec == kinds.RAW and not body:
+        return b"%b}%b" % (head, line_end)
+    if codec == kinds.JSON and not filtered:
+        inline = _inline(body, line_end)
+        if inline:
+            return b'%b,"body":%b}%b' % (head, inline, line_end)
+    elif codec == kinds.TEXT and not filtered:
+        try:
+            return b'%b,"text":%b}%b' % (head, _to_json(body.decode()), line_end)
+        except UnicodeDecodeError:
+            pass  # what is not text goes as base64
+    if codec != kinds.RAW:
+        head += b',"codec":' + _to_json(kinds.CODECS.get(codec, codec))
+    return b'%b,"data":"%b"}%b' % (head, b64encode(body), line_end)
 
 
 def _name_json(name: str) -> bytes:
     try:
-        if len(name.encode()) > NAME_BYTES_MAX:
+        # A character has at most four bytes: short names need not be measured.
+        if len(name) * 4 > NAME_BYTES_MAX and len(name.encode()) > NAME_BYTES_MAX:
             raise BadName(f"a name of more than {NAME_BYTES_MAX} bytes")
-        return _to_json(name)
+        return b',"name":' + _to_json(name)
     except UnicodeEncodeError:
         raise BadName("a name that is not UTF-8") from None
 
 
-def _fields_json(fields: Fields, stamped: bool, parts: list[bytes]) -> None:
-    number = 0
+def _fields_json(fields: Fields, stamped: bool) -> bytes:
+    parts = []
+    number = REFUSE
     try:
         for number, value in fields.items():
             # What a client wrote into from_... never leaves beside the server's stamp.
@@ -226,37 +227,139 @@ def _fields_json(fields: Fields, stamped: bool, parts: list[bytes]) -> None:
         raise BadBody(f"there is no field {number}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise BadBody(f"field {FIELDS[number][0]}: {error}") from None
-
-
-def encode_json(message: Message) -> bytes:
-    """``message`` as one JSON object; ``BadName`` or ``BadBody`` when it cannot be written."""
-    return b"".join(_encode(message, line=False))
-
-
-def encode_line(message: Message) -> bytes:
-    """``message`` as one line, its end included."""
-    parts = _encode(message, line=True)
-    parts.append(b"\n")
     return b"".join(parts)
+
+
+def _inline(body: bytes, line_end: bytes) -> bytes:
+    """``body`` as it stands in an object; empty when it is not JSON, or nested too deep for the receiver."""
+    try:
+        if not body.isascii():
+            body.decode()
+        inline = bytes(_anything(body))
+        if inline.count(b"[") + inline.count(b"{") > DEPTH_SPARE:
+            _anything(b"[" * DEPTH_SPARE + inline + b"]" * DEPTH_SPARE)
+        if line_end and b"\n" in inline:
+            return msgspec.json.format(inline, indent=-1)
+    except _MALFORMED:
+        return b""
+    return inline
 
 
 # --- decoding -----------------------------------------------------------------------------------------------------
 
 
+class _Head(msgspec.Struct, gc=False):
+    """The keys of header and body; those of fields are skipped."""
+
+    kind: int | str
+    seq: int = 0
+    name: str = ""
+    flags: tuple[int | str, ...] = ()
+    body: Raw = Raw()
+    text: str | UnsetType = UNSET
+    data: bytes = b""
+    codec: int | str | UnsetType = UNSET
+
+
+_head = msgspec.json.Decoder(_Head).decode
+_NOTHING: Final = Raw()
+
+
 def decode_json(data: bytes) -> Message:
-    """The object in ``data`` (white space around it is allowed); raises ``RemoteProtocolError``."""
+    """The object in ``data`` (white space around it is allowed); raises ``RemoteProtocolError``.
+
+    What this side must refuse (a critical key, or a kind, flag, codec or filter whose name it does not know) is a
+    sentence in the field REFUSE.
+    """
     try:
         if not data.isascii():
             data.decode()
-        pairs = _pairs(data)
-        colons = len(pairs)
-        for raw in pairs.values():
-            colons += bytes(raw).count(b":")
-        if colons != data.count(b":"):
-            _check_once(data)
-        return _message(pairs)
+        head = _head(data)
+        # Fast path: no other keys than kind, seq, name, and body or text.
+        name, seq, codec = head.name, head.seq, kinds.RAW
+        colons = data.count(b":") - 1
+        if name:
+            colons -= 1
+        if seq:
+            colons -= 1
+        body = bytes(head.body)
+        if body:
+            colons -= 1 + body.count(b":")
+            codec = kinds.JSON
+        elif head.text is not UNSET:
+            colons -= 1
+            codec = kinds.TEXT
+            body = head.text.encode()
+        kind = kinds.KIND_NUMBERS.get(head.kind)  # type: ignore[arg-type]  # a number is no key of it
+        if kind and not colons and 0 <= seq <= SEQ_MAX and len(name) * 4 <= NAME_BYTES_MAX:
+            return Message(kind, name, body, codec, 0, seq)
+        return _decode_pairs(data, head)
     except _MALFORMED as error:
         raise RemoteProtocolError(f"not an object of the protocol: {error}") from None
+
+
+def _decode_pairs(data: bytes, head: _Head) -> Message:
+    """The complete path: looks at every key."""
+    pairs = _pairs(data)
+    # The body is where colons are; the other values are looked at only when it does not explain them all.
+    colons = data.count(b":") - len(pairs)
+    if colons and colons != bytes(pairs.get("body", _NOTHING)).count(b":"):
+        _check_once(data)
+    if not 0 <= head.seq <= SEQ_MAX:
+        raise RemoteProtocolError("seq is out of range")
+    if len(head.name.encode()) > NAME_BYTES_MAX:
+        raise RemoteProtocolError(f"a name of more than {NAME_BYTES_MAX} bytes")
+    fields: Fields = {}
+    for key, raw in pairs.items():
+        reader = _READERS.get(key)
+        if reader is not None:
+            number, read = reader
+            if number in fields:
+                raise RemoteProtocolError(f"{FIELDS[number][0]} is given twice")
+            fields[number] = read(raw)
+        elif key[:1] == "!":
+            fields.setdefault(REFUSE, f"critical key {key} is not known here")
+    kind = _number(head.kind, kinds.KIND_NUMBERS, 0xFF, "kind", fields)
+    flags = 0
+    for word in head.flags:
+        flags |= _number(word, kinds.FLAG_NUMBERS, 0xFFFF, "flag", fields)
+    if flags & kinds.CRITICAL_FLAGS:
+        fields.setdefault(REFUSE, f"critical flags 0x{flags & kinds.CRITICAL_FLAGS:04x} are not known here")
+    body, codec = _body(pairs, head, fields)
+    if type(fields.get(kinds.FILTERS)) is str:
+        fields.setdefault(REFUSE, fields.pop(kinds.FILTERS))
+    return Message(kind, head.name, body, codec, flags, head.seq, fields or None)
+
+
+def _body(pairs: dict[str, Raw], head: _Head, fields: Fields) -> tuple[bytes, int]:
+    """Body and codec, of which at most one of three keys speaks."""
+    if ("body" in pairs) + ("text" in pairs) + ("data" in pairs) > 1:
+        raise RemoteProtocolError("body, text and data exclude one another")
+    named = kinds.RAW
+    if head.codec is not UNSET:
+        named = _number(head.codec, kinds.CODEC_NUMBERS, 0xFF, "codec", fields)
+    if "body" in pairs:
+        body, codec = bytes(head.body), kinds.JSON
+    elif head.text is not UNSET:
+        body, codec = head.text.encode(), kinds.TEXT
+    else:
+        return head.data, named
+    if head.codec is not UNSET and named != codec:
+        raise RemoteProtocolError("codec says another thing than the key of the body")
+    return body, codec
+
+
+def _number(word: int | str, names: dict[str, int], largest: int, what: str, fields: Fields) -> int:
+    """The number that ``word`` is or names; a name that is not known makes the frame refused."""
+    if isinstance(word, str):
+        number = names.get(word)
+        if number is None:
+            fields.setdefault(REFUSE, f"{what} {word!r} is not known here")
+            return 0
+        return number
+    if not 0 <= word <= largest:
+        raise RemoteProtocolError(f"a number of a {what} is out of range")
+    return word
 
 
 def _check_once(data: bytes) -> None:
@@ -269,75 +372,6 @@ def _check_once(data: bytes) -> None:
     loads(data, object_pairs_hook=keep, parse_int=str, parse_float=str)
     if len({key for key, _ in outermost}) != len(outermost):
         raise RemoteProtocolError("a key is given twice")
-
-
-def _message(pairs: dict[str, Raw]) -> Message:
-    message = Message(0)
-    fields: Fields = {}
-    body_keys = 0
-    codec: int | None = None
-    for key, raw in pairs.items():
-        reader = _READERS.get(key)
-        if reader is not None:
-            number, read = reader
-            if number in fields:
-                raise RemoteProtocolError(f"field {key} is given twice")
-            fields[number] = read(raw)
-        elif key == "kind":
-            message.kind = _number(_word(raw), kinds.KIND_NUMBERS, 255, "kind", fields)
-        elif key == "name":
-            message.name = _text(raw)
-            if len(message.name.encode()) > NAME_BYTES_MAX:
-                raise RemoteProtocolError(f"a name of more than {NAME_BYTES_MAX} bytes")
-        elif key == "seq":
-            message.seq = _integer(raw)
-            if not 0 <= message.seq <= SEQ_MAX:
-                raise RemoteProtocolError("seq is out of range")
-        elif key == "flags":
-            for word in _words(raw):
-                message.flags |= _number(word, kinds.FLAG_NUMBERS, 0xFFFF, "flag", fields)
-        elif key == "codec":
-            codec = _number(_word(raw), kinds.CODEC_NUMBERS, 255, "codec", fields)
-        elif key in _BODIES:
-            body_keys += 1
-            message.codec, message.body = _BODIES[key](raw)
-        elif key[:1] == "!":
-            fields.setdefault(REFUSE, f"critical key {key} is not known here")
-    if "kind" not in pairs:
-        raise RemoteProtocolError("the object has no kind")
-    if body_keys > 1:
-        raise RemoteProtocolError("body, text and data exclude one another")
-    if codec is not None:
-        if body_keys and "data" not in pairs and codec != message.codec:
-            raise RemoteProtocolError("codec contradicts the form of the body")
-        message.codec = codec
-    if message.flags & kinds.CRITICAL_FLAGS:
-        fields.setdefault(REFUSE, f"critical flags 0x{message.flags & kinds.CRITICAL_FLAGS:04x} are not known here")
-    if type(fields.get(kinds.FILTERS)) is str:
-        fields.setdefault(REFUSE, fields.pop(kinds.FILTERS))
-    message.fields = fields or None
-    return message
-
-
-def _number(word: int | str, names: dict[str, int], largest: int, what: str, fields: Fields) -> int:
-    """The number that ``word`` is or names; a name that is not known makes the frame refused."""
-    if type(word) is str:
-        number = names.get(word)
-        if number is None:
-            fields.setdefault(REFUSE, f"{what} {word!r} is not known here")
-            return 0
-        return number
-    assert isinstance(word, int)
-    if not 0 <= word <= largest:
-        raise RemoteProtocolError(f"a number of a {what} is out of range")
-    return word
-
-
-_BODIES: Final[dict[str, Callable[[Raw], tuple[int, bytes]]]] = {
-    "body": lambda raw: (kinds.JSON, bytes(raw)),
-    "text": lambda raw: (kinds.TEXT, _text(raw).encode()),
-    "data": lambda raw: (kinds.RAW, _bytes(raw)),
-}
 
 
 class LineDecoder:
