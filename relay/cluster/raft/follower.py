@@ -28,7 +28,11 @@ from relay.cluster.raft.types import (
 
 def handle_append(r: RaftState, m: Message) -> None:
     """MsgApp from the leader of this term: append, commit, acknowledge, or say where the logs may still agree."""
-    _follow(r, m)
+    if r.role == FOLLOWER:  # fast path: as in _follow
+        r.election_elapsed = 0
+        r.lead = m.from_
+    else:
+        become_follower(r, m.term, m.from_)
     log = r.log
     index = m.index
     if index < log.committed:

@@ -53,8 +53,9 @@ def handle_proposal(r: RaftState, m: Message) -> None:
 
 def handle_append_response(r: RaftState, m: Message) -> None:
     """MsgAppResp, also the leader's own, which comes when its disk is done."""
-    pr = _progress(r, m)
+    pr = r.progress.get(m.from_)
     if pr is None:
+        note_no_progress(r, m)
         return
     pr.recent_active = True
     if m.reject:

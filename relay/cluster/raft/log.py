@@ -16,7 +16,7 @@ from collections.abc import Callable
 from relay.cluster.raft.errors import Compacted, RaftInvariantError, StorageError, Unavailable
 from relay.cluster.raft.logger import INFO, Logger, fail, say
 from relay.cluster.raft.storage import Storage
-from relay.cluster.raft.types import NO_LIMIT, Entry, Snapshot, entries_size, limit_size
+from relay.cluster.raft.types import NO_LIMIT, Entry, Snapshot, limit_size
 from relay.cluster.raft.unstable import Unstable
 
 
@@ -91,7 +91,8 @@ class RaftLog:
                         self.committed,
                     )
                 self.append(entries[conflict - index - 1 :])
-        self.commit_to(min(committed, last_new))
+        if committed > self.committed:
+            self.commit_to(min(committed, last_new))
         return last_new
 
     def append(self, entries: tuple[Entry, ...]) -> int:
@@ -99,7 +100,11 @@ class RaftLog:
         after = entries[0].index - 1
         if after < self.committed:
             raise fail(self._logger, "after(%d) is out of range [committed(%d)]", after, self.committed)
-        self.unstable.truncate_and_append(entries)
+        unstable = self.unstable
+        if after == self.last_index:  # fast path: behind the end
+            unstable.entries.extend(entries)
+        else:
+            unstable.truncate_and_append(entries)
         last = entries[-1]
         self.last_index = last.index
         self.last_term = last.term
@@ -109,20 +114,17 @@ class RaftLog:
         """The entries to hand out to be applied; unless ``allow_unstable``, durable ones only."""
         if not self.has_next_committed_entries(allow_unstable):
             return ()
-        size_max = self.applying_size_max
-        if size_max != NO_LIMIT:
-            size_max -= self._applying_size
-        return self.slice(self.applying + 1, self._appliable(allow_unstable) + 1, size_max)
+        high = self.committed if allow_unstable else self._appliable(allow_unstable)
+        return self.slice(self.applying + 1, high + 1, self.applying_size_max - self._applying_size)
 
     def has_next_committed_entries(self, allow_unstable: bool) -> bool:
         """Whether there are any. Not while a snapshot waits: it comes first."""
         if self.applying >= self.committed or self._applying_paused or self.unstable.snapshot is not None:
             return False
-        return self.applying < self._appliable(allow_unstable)
+        return allow_unstable or self.applying < self._appliable(allow_unstable)
 
-    def accept_applying(self, entries: tuple[Entry, ...], allow_unstable: bool) -> None:
-        """``entries`` were handed out to be applied."""
-        index = entries[-1].index
+    def accept_applying(self, index: int, size: int, allow_unstable: bool) -> None:
+        """Everything up to ``index``, ``size`` bytes more, was handed out to be applied."""
         if self.committed < index:
             raise fail(
                 self._logger,
@@ -133,7 +135,7 @@ class RaftLog:
             )
         self.applying = index
         if self.applying_size_max != NO_LIMIT:
-            self._applying_size += entries_size(entries)
+            self._applying_size += size
             # If less was handed out than there is, the next entry would have passed the limit.
             self._applying_paused = self._applying_size >= self.applying_size_max or index < self._appliable(
                 allow_unstable
@@ -152,7 +154,7 @@ class RaftLog:
         self.applied = index
         if self.applying < index:
             self.applying = index
-        if self.applying_size_max != NO_LIMIT:
+        if self._applying_size:
             self._applying_size = max(0, self._applying_size - size)
             self._applying_paused = self._applying_size >= self.applying_size_max
 
@@ -167,13 +169,6 @@ class RaftLog:
                     self.last_index,
                 )
             self.committed = index
-
-    def maybe_commit(self, term: int, index: int) -> bool:
-        """Commit up to ``index`` if that entry is of ``term``, the leader's own (paper 5.4.2); whether it moved."""
-        if index > self.committed and term and self.term_or_zero(index) == term:
-            self.commit_to(index)
-            return True
-        return False
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace everything by a snapshot from the leader (paper 7)."""
@@ -232,22 +227,23 @@ class RaftLog:
         """Whether a log that ends with ``(term, index)`` is at least as complete as this one (paper 5.4.1)."""
         return term > self.last_term or (term == self.last_term and index >= self.last_index)
 
-    def entries(self, low: int, size_max: int) -> tuple[Entry, ...]:
-        """The entries from ``low`` on, at most ``size_max`` bytes of them but at least one; :class:`Compacted`."""
-        if low > self.last_index:
-            return ()
-        return self.slice(low, self.last_index + 1, size_max)
-
     def slice(self, low: int, high: int, size_max: int) -> tuple[Entry, ...]:
-        """Entries ``low`` to ``high - 1``, cut like :meth:`entries`; :class:`Compacted`."""
+        """Entries ``low`` to ``high - 1``, cut to ``size_max`` bytes but at least one; :class:`Compacted`."""
         unstable = self.unstable
         offset = unstable.offset
-        if offset <= low <= high:  # fast path: all of it is in the unstable tail
+        if low >= offset:
+            if low + 1 == high <= self.last_index + 1:  # fast path: one entry, not yet durable
+                return (unstable.entries[low - offset],)
             return limit_size(unstable.slice(low, high), size_max)
-        _check_bounds(self, self._logger, low, high)
-        if low == high:
-            return ()
+        if low < self.first_index():
+            raise Compacted
+        if high > self.last_index + 1 or low > high:
+            raise fail(
+                self._logger, "slice[%d,%d) out of bound [%d,%d]", low, high, self.first_index(), self.last_index
+            )
         cut = min(high, offset)
+        if low == cut:
+            return ()
         try:
             stored = tuple(self._storage.entries(low, cut, size_max))
         except Unavailable:
@@ -303,13 +299,3 @@ def _find_conflict(log: RaftLog, logger: Logger, entries: tuple[Entry, ...]) -> 
                 )
             return entry.index
     return 0
-
-
-def _check_bounds(log: RaftLog, logger: Logger, low: int, high: int) -> None:
-    if low > high:
-        raise fail(logger, "invalid slice %d > %d", low, high)
-    first = log.first_index()
-    if low < first:
-        raise Compacted
-    if high > log.last_index + 1:
-        raise fail(logger, "slice[%d,%d) out of bound [%d,%d]", low, high, first, log.last_index)

@@ -16,6 +16,7 @@ from relay.cluster.raft.options import Options
 from relay.cluster.raft.replication import broadcast_heartbeat, count_applied
 from relay.cluster.raft.state import RaftState
 from relay.cluster.raft.types import (
+    ENTRY_OVERHEAD_BYTES,
     LEADER,
     MESSAGE_NAMES,
     MSG_APP,
@@ -41,12 +42,10 @@ from relay.cluster.raft.types import (
     MSG_VOTE,
     MSG_VOTE_RESP,
     NONE,
-    Entry,
     HardState,
     Message,
     Snapshot,
     entries_size,
-    payloads_size,
 )
 
 Handler = Callable[[RaftState, Message], None]
@@ -131,11 +130,11 @@ def storage_appended(r: RaftState, term: int, log_term: int, index: int, snapsho
         applied_snapshot(r, snapshot)
 
 
-def storage_applied(r: RaftState, entries: tuple[Entry, ...]) -> None:
-    """``entries`` are in the state machine."""
-    if entries:
-        applied_to(r, entries[-1].index, entries_size(entries))
-        count_applied(r, payloads_size(entries))
+def storage_applied(r: RaftState, index: int, count: int, size: int) -> None:
+    """``count`` entries of ``size`` bytes, the last at ``index``, are in the state machine."""
+    applied_to(r, index, size)
+    if r.uncommitted_size:
+        count_applied(r, size - count * ENTRY_OVERHEAD_BYTES)
 
 
 def _judge_term(r: RaftState, m: Message) -> bool:
@@ -239,7 +238,8 @@ def _handle_storage_append_response(r: RaftState, m: Message) -> None:
 
 
 def _handle_storage_apply_response(r: RaftState, m: Message) -> None:
-    storage_applied(r, m.entries)
+    if m.entries:
+        storage_applied(r, m.entries[-1].index, len(m.entries), entries_size(m.entries))
 
 
 def _table(*parts: dict[int, Handler]) -> tuple[Handler | None, ...]:

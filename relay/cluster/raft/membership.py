@@ -85,7 +85,7 @@ def applied_to(r: RaftState, index: int, size: int) -> None:
     """Everything up to ``index`` is applied; a leader then leaves a joint configuration that is to be left."""
     log = r.log
     log.applied_to(max(index, log.applied), size)
-    if r.role == LEADER and r.configuration.auto_leave and log.applied >= r.pending_conf_index:
+    if r.configuration.auto_leave and r.role == LEADER and log.applied >= r.pending_conf_index:
         try:
             # An empty payload: the limit of uncommitted bytes cannot refuse it.
             propose(r, (Entry(ENTRY_CONF_CHANGE_V2),))

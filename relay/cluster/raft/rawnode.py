@@ -19,7 +19,7 @@ from __future__ import annotations
 import msgspec
 
 from relay.cluster.raft.codec import encode_conf_change
-from relay.cluster.raft.errors import CannotStepLocal, PeerNotFound, ProposalDropped, RaftInvariantError
+from relay.cluster.raft.errors import CannotStepLocal, PeerNotFound, RaftInvariantError
 from relay.cluster.raft.machine import new_raft, step, storage_appended, storage_applied, tick
 from relay.cluster.raft.membership import apply_conf_change
 from relay.cluster.raft.options import Options
@@ -50,6 +50,7 @@ from relay.cluster.raft.types import (
     Snapshot,
     SoftState,
     as_v2,
+    entries_size,
 )
 
 _GUARDED = tuple(kind in LOCAL_MESSAGES or kind in RESPONSE_MESSAGES for kind in range(len(MESSAGE_NAMES)))
@@ -59,22 +60,22 @@ _GUARDED = tuple(kind in LOCAL_MESSAGES or kind in RESPONSE_MESSAGES for kind in
 class Ready(msgspec.Struct, gc=False):
     """What the caller has to do now. With asynchronous storage writes only ``messages`` and the states matter."""
 
-    soft_state: SoftState | None
-    """Leader and role, if they changed."""
-    hard_state: HardState | None
-    """To be durable before ``messages`` leave; None if it did not change."""
-    read_states: tuple[ReadState, ...]
-    """Reads that may be served once applied far enough."""
-    entries: tuple[Entry, ...]
-    """To be appended, over what the storage has from the first of them on, before ``messages`` leave."""
-    snapshot: Snapshot | None
-    """To replace the storage and the state machine."""
-    committed_entries: tuple[Entry, ...]
-    """To be applied, in order. May include ``entries``, which are then to be written first."""
     messages: list[Message]
     """To be sent, in order for each receiver where the transport can."""
-    must_sync: bool
+    must_sync: bool = False
     """An fsync is needed: entries, term or vote changed. A commit index alone need not be durable."""
+    entries: tuple[Entry, ...] = ()
+    """To be appended, over what the storage has from the first of them on, before ``messages`` leave."""
+    hard_state: HardState | None = None
+    """To be durable before ``messages`` leave; None if it did not change."""
+    committed_entries: tuple[Entry, ...] = ()
+    """To be applied, in order. May include ``entries``, which are then to be written first."""
+    snapshot: Snapshot | None = None
+    """To replace the storage and the state machine."""
+    soft_state: SoftState | None = None
+    """Leader and role, if they changed."""
+    read_states: tuple[ReadState, ...] = ()
+    """Reads that may be served once applied far enough."""
 
 
 class RawNode:
@@ -92,8 +93,9 @@ class RawNode:
         self._role = self.raft.role
         # Messages of this node to itself that wait for advance. Not empty only between ready and advance.
         self._own_messages: list[Message] = []
-        # Between ready and advance: what advance will report (term, last term, last index, snapshot, applied entries).
-        self._pending: tuple[int, int, int, Snapshot | None, tuple[Entry, ...]] | None = None
+        # Between ready and advance, what advance will report: term, last term and last index of the log if any of it is
+        # unstable, snapshot; last index, number and size of the entries applied.
+        self._pending: tuple[int, int, int, Snapshot | None, int, int, int] | None = None
 
     def tick(self) -> None:
         """One tick of the clock passed."""
@@ -144,11 +146,14 @@ class RawNode:
             return True
         log = r.log
         unstable = log.unstable
-        return bool(
-            r.lead != self._lead
+        told = self._hard_state
+        return (
+            log.committed != told.commit
+            or r.lead != self._lead
             or r.role != self._role
-            or self._hard_state_changed()
-            or unstable.offset_in_progress - unstable.offset != len(unstable.entries)
+            or r.term != told.term
+            or r.vote != told.vote
+            or unstable.offset_in_progress != unstable.offset + len(unstable.entries)
             or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
             or log.has_next_committed_entries(not self._async)
         )
@@ -159,40 +164,35 @@ class RawNode:
             raise RaftInvariantError("two accepted Ready structs without call to Advance")
         r = self.raft
         log = r.log
-        soft_state: SoftState | None = None
+        unstable = log.unstable
+        told = self._hard_state
+        ready = Ready(messages=r.messages)
+        r.messages = []
         if r.lead != self._lead or r.role != self._role:
-            soft_state = r.soft_state()
+            ready.soft_state = r.soft_state()
             self._lead = r.lead
             self._role = r.role
-        entries = log.unstable.next_entries()
-        hard_state: HardState | None = None
-        must_sync = bool(entries)
-        if self._hard_state_changed():
-            hard_state = r.hard_state()
-            told = self._hard_state
-            must_sync = must_sync or hard_state.term != told.term or hard_state.vote != told.vote
-            self._hard_state = hard_state
-        read_states: tuple[ReadState, ...] = ()
+        if unstable.offset_in_progress != unstable.offset + len(unstable.entries):
+            ready.entries = unstable.next_entries()
+            ready.must_sync = True
+        if log.committed != told.commit or r.term != told.term or r.vote != told.vote:
+            self._hard_state = ready.hard_state = r.hard_state()
+            if r.term != told.term or r.vote != told.vote:
+                ready.must_sync = True
         if r.read_states:
-            read_states = tuple(r.read_states)
+            ready.read_states = tuple(r.read_states)
             r.read_states = []
-        snapshot = log.unstable.next_snapshot()
-        committed = log.next_committed_entries(not self._async)
-        messages = r.messages
-        r.messages = []
+        if unstable.snapshot is not None:
+            ready.snapshot = unstable.next_snapshot()
+        if log.applying < log.committed:
+            ready.committed_entries = log.next_committed_entries(not self._async)
         if self._async:
-            write = storage_append(r, entries, hard_state, snapshot)
-            if write is not None:
-                messages.append(write)
-            if committed:
-                messages.append(storage_apply(r, committed))
-            r.messages_after_append = []
+            self._write_by_messages(ready)
         else:
-            self._hold_back(snapshot, committed, messages)
-        log.unstable.accept_in_progress()
-        if committed:
-            log.accept_applying(committed, not self._async)
-        return Ready(soft_state, hard_state, read_states, entries, snapshot, committed, messages, must_sync)
+            self._hold_back(ready)
+        if ready.must_sync or ready.snapshot is not None:
+            unstable.accept_in_progress()
+        return ready
 
     def advance(self) -> None:
         """All of the last Ready is done: written, sent and applied."""
@@ -207,15 +207,12 @@ class RawNode:
             own = self._own_messages
             self._own_messages = []
             for message in own:
-                try:
-                    step(r, message)
-                except ProposalDropped:
-                    raise RaftInvariantError("a proposal among acknowledgements") from None
-        term, last_term, last_index, snapshot, applied = pending
+                step(r, message)
+        term, last_term, last_index, snapshot, applied_index, applied_count, applied_size = pending
         if last_index or snapshot is not None:
             storage_appended(r, term, last_term, last_index, snapshot)
-        if applied:
-            storage_applied(r, applied)
+        if applied_index:
+            storage_applied(r, applied_index, applied_count, applied_size)
 
     def status(self) -> Status:
         """A picture of the node, with a copy of what a leader knows about each member."""
@@ -241,20 +238,31 @@ class RawNode:
         """Ask at which index a read named ``request_ctx`` is linearizable: a ReadState will tell, or be lost."""
         step(self.raft, Message(MSG_READ_INDEX, entries=(Entry(data=request_ctx),)))
 
-    def _hard_state_changed(self) -> bool:
+    def _write_by_messages(self, ready: Ready) -> None:
+        """With asynchronous writes: messages to the storage threads, which carry what waits for durability."""
         r = self.raft
-        told = self._hard_state
-        return r.log.committed != told.commit or r.term != told.term or r.vote != told.vote
+        write = storage_append(r, ready.entries, ready.hard_state, ready.snapshot)
+        if write is not None:
+            ready.messages.append(write)
+            r.messages_after_append = []
+        if ready.committed_entries:
+            ready.messages.append(storage_apply(r, ready.committed_entries))
+            r.log.accept_applying(ready.committed_entries[-1].index, entries_size(ready.committed_entries), False)
 
-    def _hold_back(self, snapshot: Snapshot | None, committed: tuple[Entry, ...], messages: list[Message]) -> None:
-        """Without asynchronous writes: what waits for durability leaves with the Ready, or is stepped in advance."""
+    def _hold_back(self, ready: Ready) -> None:
+        """Without: what waits for durability leaves with the Ready, or is for this node and stepped by advance."""
         r = self.raft
+        log = r.log
         if r.messages_after_append:
             for message in r.messages_after_append:
-                (self._own_messages if message.to == r.id else messages).append(message)
+                (self._own_messages if message.to == r.id else ready.messages).append(message)
             r.messages_after_append = []
-        log = r.log
+        committed = ready.committed_entries
+        index = count = size = 0
+        if committed:
+            index, count, size = committed[-1].index, len(committed), entries_size(committed)
+            log.accept_applying(index, size, True)
         if log.unstable.entries:
-            self._pending = (r.term, log.last_term, log.last_index, snapshot, committed)
+            self._pending = (r.term, log.last_term, log.last_index, ready.snapshot, index, count, size)
         else:
-            self._pending = (r.term, 0, 0, snapshot, committed)
+            self._pending = (r.term, 0, 0, ready.snapshot, index, count, size)

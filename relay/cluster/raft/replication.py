@@ -59,23 +59,27 @@ def maybe_send_append(r: RaftState, to: int, pr: Progress, if_empty: bool) -> bo
         return False
     log = r.log
     previous = pr.next - 1
-    try:
-        previous_term = log.term(previous)
-    except StorageError:
-        return _maybe_send_snapshot(r, to, pr)
+    last = log.last_index
     entries: tuple[Entry, ...] = ()
-    try:
+    if previous == last:  # fast path: nothing but the commit index
+        previous_term = log.last_term
+    else:
+        try:
+            previous_term = log.term(previous)
+        except StorageError:
+            return _maybe_send_snapshot(r, to, pr)
         # A full window still lets an empty append through: if all that filled it was lost, its rejection or
         # acknowledgement, prompted by a heartbeat, is what frees the window again.
-        if previous < log.last_index and (pr.state != REPLICATE or not pr.inflights.full):
-            entries = log.entries(pr.next, r.options.message_size_max)
-    except StorageError:
-        return if_empty and _maybe_send_snapshot(r, to, pr)
+        if previous < last and not (pr.state == REPLICATE and pr.inflights.full):
+            try:
+                entries = log.slice(pr.next, last + 1, r.options.message_size_max)
+            except StorageError:
+                return if_empty and _maybe_send_snapshot(r, to, pr)
     if not entries and not if_empty:
         return False
     committed = log.committed
     r.messages.append(Message(MSG_APP, to, r.id, r.term, previous_term, previous, entries, committed))
-    pr.sent_entries(len(entries), payloads_size(entries))
+    pr.sent_entries(len(entries), payloads_size(entries) if entries else 0)
     pr.sent_commit = committed
     return True
 
@@ -100,7 +104,11 @@ def broadcast_heartbeat(r: RaftState) -> None:
 def maybe_commit(r: RaftState) -> bool:
     """Commit what a quorum holds, if it ends with an entry of the own term (paper 5.4.2, figure 8)."""
     index = r.quorum_match()
-    return index > r.log.committed and r.log.maybe_commit(r.term, index)
+    log = r.log
+    if index <= log.committed or log.term_or_zero(index) != r.term:
+        return False
+    log.commit_to(index)
+    return True
 
 
 def committed_in_term(r: RaftState) -> bool:

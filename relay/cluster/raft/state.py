@@ -142,10 +142,9 @@ class RaftState:
 
     def quorum_match(self) -> int:
         """The highest index that is on a quorum (of both halves), as far as the leader knows (paper 5.3)."""
-        index = _median_match(self._incoming_progress)
         if self._outgoing_progress:
-            index = min(index, _median_match(self._outgoing_progress))
-        return index
+            return min(_median_match(self._incoming_progress), _median_match(self._outgoing_progress))
+        return _median_match(self._incoming_progress)
 
     def is_singleton(self) -> bool:
         """One voter only: this node's word is a quorum."""

@@ -65,11 +65,13 @@ class MemoryStorage:
         """See :class:`Storage`."""
         if low <= self._offset:
             raise Compacted
-        if high > self.last_index() + 1:
+        first = self._offset + 1
+        if high > first + len(self._entries):
             raise RaftInvariantError(f"entries' hi({high}) is out of bound lastindex({self.last_index()})")
         if not self._entries:
             raise Unavailable
-        first = self._offset + 1
+        if low + 1 == high:  # fast path
+            return (self._entries[low - first],)
         return limit_size(tuple(self._entries[low - first : high - first]), size_max)
 
     def term(self, index: int) -> int:
@@ -132,7 +134,7 @@ class MemoryStorage:
         if not entries:
             return
         first = entries[0].index
-        last = self.last_index()
+        last = self._offset + len(self._entries)
         if first == last + 1:  # fast path: nothing to replace
             self._entries.extend(entries)
             return

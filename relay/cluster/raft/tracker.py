@@ -48,9 +48,10 @@ class Inflights:
         """A message whose last entry is ``index``, with ``size`` payload bytes, was sent. Indexes never fall."""
         if self.full:
             raise RaftInvariantError("cannot add into a Full inflights")
-        self._window.append((index, size))
+        window = self._window
+        window.append((index, size))
         self._bytes += size
-        self._judge()
+        self.full = len(window) >= self._count_max or 0 < self._bytes_max <= self._bytes
 
     def free_le(self, index: int) -> None:
         """Everything up to ``index`` is acknowledged, and with it all earlier messages."""
@@ -59,21 +60,18 @@ class Inflights:
             return
         while window and window[0][0] <= index:
             self._bytes -= window.popleft()[1]
-        self._judge()
+        self.full = len(window) >= self._count_max or 0 < self._bytes_max <= self._bytes
 
     def reset(self) -> None:
         """Forget what was sent."""
         if self._window:
             self._window.clear()
         self._bytes = 0
-        self._judge()
+        self.full = False
 
     def count(self) -> int:
         """How many messages are in the window."""
         return len(self._window)
-
-    def _judge(self) -> None:
-        self.full = len(self._window) >= self._count_max or 0 < self._bytes_max <= self._bytes
 
 
 class Progress:

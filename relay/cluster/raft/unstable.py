@@ -101,7 +101,7 @@ class Unstable:
     def truncate_and_append(self, entries: tuple[Entry, ...]) -> None:
         """Put ``entries`` in, over whatever is there from the first of them on (paper 5.3)."""
         first = entries[0].index
-        if first == self.offset + len(self.entries):  # fast path: behind the end
+        if first == self.offset + len(self.entries):
             self.entries.extend(entries)
         elif first <= self.offset:
             say(self._logger, INFO, "replace the unstable entries from index %d", first)
