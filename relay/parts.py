@@ -1,0 +1,159 @@
+"""The parts of a node, joined: whose constructor gets what.
+
+reactor ─▶ flusher ─▶ hub ─▶ router ─▶ sessions ─▶ gate ─▶ listeners
+                       ▲        ▲                    ▲
+             hooks ────┘  handlers (app)      authentication ◀── plugins
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.python.threadpool import ThreadPool
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from relay.admin.metrics import MetricsResource
+from relay.admin.site import site
+from relay.app import Application
+from relay.config import Config, Listener
+from relay.core.auth.authentication import Authentication
+from relay.core.gate import Gate
+from relay.core.hub import Hub
+from relay.core.node import NodeAccess
+from relay.core.outbox import Flusher
+from relay.core.realm import LocalDirectory
+from relay.core.router import Router
+from relay.core.sessions import Sessions
+from relay.errors import ConfigError
+from relay.hooks import Hooks
+from relay.plugin_load import load_plugins
+from relay.protocols.listen import ListenerService
+
+NODE_ID_BYTES: Final = 8
+NODE_ID_FILE: Final = "node.id"
+INCARNATION_BYTES: Final = 4
+WORKER: Final = 0
+"""One process, one core: the number of this one among those of the machine."""
+
+
+class Parts:
+    """Everything between the reactor and the listeners. Raises ``ConfigError`` with one sentence."""
+
+    def __init__(self, config: Config, reactor: Any) -> None:  # Any: the reactor, with all its interfaces
+        self.reactor = reactor
+        self.node_id = node_id(Path(config.data))
+        at_turn_end = getattr(reactor, "callAtTurnEnd", None) or (lambda function: reactor.callLater(0, function))
+        self.flusher = Flusher(at_turn_end)
+        self.hooks = Hooks(reactor.seconds, config.handlers.slow_operation_ms)
+        self.hub = Hub(config, reactor, self.flusher, LocalDirectory(), self.hooks, time.time)
+        self.router = Router(self.hub, random.random)
+        prefix = f"{self.node_id}{WORKER:x}{os.urandom(INCARNATION_BYTES).hex()}"
+        self.sessions = Sessions(self.hub, self.router, self.node_id, prefix, os.urandom)
+        self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
+        self.access = NodeAccess(self.hub, self.router, self.sessions)
+        self.plugins = load_plugins(config.handlers)
+        self.hooks.use(self.plugins)
+        self.application = Application(self.access, config.handlers, reactor, self.hub.metrics)
+        self.threads = ThreadPool(0, max(1, config.auth.scrypt_threads_max), "relay-scrypt")
+        self.agent = Agent(reactor, pool=HTTPConnectionPool(reactor))
+        self.metrics = MetricsResource(self.gate)
+        self.authentication = self._authentication(config)
+        self.realms: dict[str, str] = {}
+        self.draining = False
+
+    # --- authentication -------------------------------------------------------------------------------------------
+
+    def _authentication(self, config: Config) -> Authentication:
+        return Authentication(config.auth, self.reactor, self.agent, self.threads, self.plugins, time.time)
+
+    def _identify(self, hello: Any, peer: Any) -> Any:  # Any: Hello, IPeer, and what Authentication.identify gives
+        return self.authentication.identify(hello, peer, self.realms.get(peer.listener, "default"))
+
+    # --- listeners ------------------------------------------------------------------------------------------------
+
+    def listener(self, config: Config, listener: Listener) -> ListenerService:
+        """A listener's service, not yet listening. Raises ``ConfigError``."""
+        root = None
+        if "http" in listener.protocols:
+            metrics = self.metrics if listener.http.metrics else None
+            root = site(listener.http.page, metrics, self._healthy, self._ready)
+        return ListenerService(
+            listener, self.reactor, self.gate, self.flusher, self.hub.wheel,
+            config.limits, config.timing, config.slow, root,
+        )  # fmt: skip
+
+    def use_listeners(self, listeners: tuple[Listener, ...]) -> None:
+        """The realms and networks of these listeners count from now on."""
+        self.realms = {label(each): each.realm for each in listeners}
+        self.gate.listeners(listeners)
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Tick, and let the plugins begin."""
+        self.threads.start()
+        self.hub.wheel.start()
+        for plugin in self.plugins:
+            start = getattr(plugin, "start", None)
+            if start is not None:
+                start(self.access)
+
+    def stop(self) -> None:
+        """The opposite."""
+        for plugin in self.plugins:
+            stop = getattr(plugin, "stop", None)
+            if stop is not None:
+                stop()
+        self.authentication.stop()
+        self.hub.wheel.stop()
+        self.threads.stop()
+
+    def reconfigure(self, config: Config) -> None:
+        """Take what can change live, but for the listeners. Raises ``ConfigError``; then nothing has changed."""
+        authentication = self._authentication(config)
+        self.authentication.stop()
+        self.authentication = authentication
+        self.hub.reconfigure(config)
+        self.gate.reconfigured()
+
+    # --- seen from outside ----------------------------------------------------------------------------------------
+
+    def _healthy(self) -> tuple[int, object]:
+        return 200, {"status": "ok", "node": self.node_id}
+
+    def _ready(self) -> tuple[int, object]:
+        if self.draining:
+            return 503, {"status": "draining", "node": self.node_id}
+        sessions = len(self.hub.sessions)
+        return 200, {"status": "ready", "node": self.node_id, "sessions": sessions}
+
+
+def label(listener: Listener) -> str:
+    """A listener's name in logs, metrics and on its peers."""
+    return listener.name or listener.address
+
+
+def node_id(data: Path) -> str:
+    """The node's id, kept in the data directory; made at the first start. Raises ``ConfigError``."""
+    file = data / NODE_ID_FILE
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            text = file.read_text("ascii", "replace").strip()
+            if len(text) != NODE_ID_BYTES * 2 or set(text) - set("0123456789abcdef"):
+                raise ConfigError(f"{file} does not hold a node id of 16 hexadecimal digits")
+            return text
+        text = os.urandom(NODE_ID_BYTES).hex()
+        beside = file.with_suffix(".new")
+        with beside.open("w") as out:
+            out.write(text + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        beside.rename(file)
+        return text
+    except OSError as error:
+        raise ConfigError(f"data: {error.filename or data}: {error.strerror or error}") from None
