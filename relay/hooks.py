@@ -96,15 +96,18 @@ class Step:
 class Hooks:
     """See the module. ``seconds`` and ``errors``, by ``plugin.hook``, are for the metrics."""
 
-    def __init__(self, plugins: Iterable[Any], clock: IReactorTime, slow_operation_ms: int = 100) -> None:
+    def __init__(self, clock: IReactorTime, slow_operation_ms: int = 100, plugins: Iterable[Any] = ()) -> None:
         # Any: a plugin has the hooks that it has (IRelayPlugin).
-        self._plugins = list(plugins)
         self._operations = Operations(clock, slow_operation_ms)
         self._background: set[Deferred[Any]] = set()  # Any: nobody looks at the results
         self._ticking: set[Step] = set()
         self.seconds = self._operations.seconds
         self.errors = self._operations.errors
+        self.use(plugins)
 
+    def use(self, plugins: Iterable[Any]) -> None:  # Any: as above
+        """Compose the hooks of these plugins, instead of those before."""
+        self._plugins = list(plugins)
         steps = {hook: self._steps(hook) for hook in HOOKS}
         self.accept: Callable[[IPeer], Awaitable[None] | None] | None = self._checks(steps["accept"])
         self.before_message: Rewrite | None = _rewrites(steps["before_message"])

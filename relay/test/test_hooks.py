@@ -53,7 +53,7 @@ class HooksTestCase(SynchronousTestCase):
         self.session = FakeSession()
 
     def hooks(self, *plugins: Plugin) -> Any:  # Any: sessions are fakes, and tests know which hooks are there
-        return Hooks(plugins, self.clock, slow_operation_ms=100)
+        return Hooks(self.clock, 100, plugins)
 
     def texts(self, contains: str) -> list[str]:
         """The log lines with ``contains`` in them."""
