@@ -1,0 +1,138 @@
+"""The client on asyncio. Nothing of Twisted is imported.
+
+    async with await connect("tcp://127.0.0.1:8000", user="ann") as client:
+        await client.publish("room.1", {"text": "hello"})
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from relay.client.api import Client, open_client
+from relay.client.driver import Line, Runtime, Task
+from relay.client.inbox import Waiter
+from relay.client.options import ClientOptions, TlsFiles
+from relay.client.plan import Address
+
+__all__ = ["Client", "ClientOptions", "connect"]
+
+log = logging.getLogger("relay.client")
+
+
+async def connect(*urls: str, **settings: Any) -> Client:  # Any: the keyword arguments of open_client
+    """A client connected to one of ``urls``; keywords, callbacks and errors: :func:`relay.client.api.open_client`."""
+    options = settings.get("options") or ClientOptions()
+    return await open_client(AsyncioRuntime(asyncio.get_running_loop(), options.tls), random.random, urls, **settings)
+
+
+class _FutureWaiter(asyncio.Future[Any]):
+    """``relay.client.inbox.Waiter``."""
+
+    def succeed(self, value: Any) -> None:
+        """Set the result."""
+        if not self.done():
+            self.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Set the exception."""
+        if not self.done():
+            self.set_exception(error)
+
+
+class _LineProtocol(asyncio.Protocol):
+    """One connection: bytes to the line, and whether the transport takes more."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """``asyncio.Protocol``."""
+        assert isinstance(transport, asyncio.Transport)
+        self._line.opened(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """``asyncio.Protocol``."""
+        self._line.received(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """``asyncio.Protocol``."""
+        self._line.lost("the server closed the connection" if error is None else str(error) or type(error).__name__)
+
+    def pause_writing(self) -> None:
+        """``asyncio.Protocol``."""
+        self._line.writable(False)
+
+    def resume_writing(self) -> None:
+        """``asyncio.Protocol``."""
+        self._line.writable(True)
+
+
+class AsyncioRuntime:
+    """``relay.client.driver.Runtime`` on one asyncio event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tls: TlsFiles) -> None:
+        self._loop = loop
+        self._tls = tls
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
+
+    def now(self) -> float:
+        """The loop's clock."""
+        return self._loop.time()
+
+    def call_at(self, at: float, call: Callable[[], None]) -> Task:
+        """A timer of the loop."""
+        return self._loop.call_at(at, call)
+
+    def waiter(self) -> Waiter:
+        """A future of the loop."""
+        return _FutureWaiter(loop=self._loop)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Task:
+        """A task of the loop."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def random_bytes(self, size: int) -> bytes:
+        """From the operating system."""
+        return os.urandom(size)
+
+    def report(self, what: str, error: BaseException) -> None:
+        """To the logger ``relay.client``."""
+        log.error("%s: %s", what, error, exc_info=error)
+
+    def open(self, address: Address, line: Line) -> Task:
+        """Connect in a task."""
+        return self.spawn(self._open(address, line))
+
+    async def _open(self, address: Address, line: Line) -> None:
+        try:
+            if address.scheme == "unix":
+                await self._loop.create_unix_connection(lambda: _LineProtocol(line), address.path)
+                return
+            context = tls_context(self._tls) if address.tls else None
+            name = (self._tls.server_name or address.host) if address.tls else None
+            await self._loop.create_connection(
+                lambda: _LineProtocol(line), address.host, address.port, ssl=context, server_hostname=name
+            )
+        except OSError as error:  # also ssl.SSLError and name resolution
+            line.lost(error.strerror or str(error) or type(error).__name__)
+
+
+def tls_context(files: TlsFiles) -> Any:  # Any: ssl.SSLContext; ssl is imported when it is needed
+    """A verifying TLS context. Raises ``OSError`` when a file cannot be read."""
+    import ssl
+
+    context = ssl.create_default_context(cafile=files.ca or None)
+    if files.certificate:
+        context.load_cert_chain(files.certificate, files.key or None)
+    return context
+
+
+_check: type[Runtime] = AsyncioRuntime

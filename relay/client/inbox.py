@@ -1,0 +1,303 @@
+"""What an application holds while messages come: subscriptions, streams of replies, pushes, registrations.
+
+All of them are objects that the core hands back in its effects; the driver calls their ``succeed``, ``fail``,
+``progress``, ``deliver`` and ``end``. Iterators hold at most ``events_max`` messages for a slow consumer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from relay.client.calls import Route
+from relay.client.events import Event, Pull
+from relay.errors import BadBody, Full, RelayError
+from relay.wire import handshake, kinds
+from relay.wire.message import Message
+
+if TYPE_CHECKING:
+    from relay.client.driver import Driver
+
+Callback = Callable[[Event], Any]  # Any: nothing, or an awaitable
+Handler = Callable[[Pull], Any]  # Any: a value, an Answer, an awaitable of them, or an async iterator of them
+
+
+class Waiter(Protocol):
+    """A future of the event loop in use: awaited once, settled once; settling it again does nothing."""
+
+    def succeed(self, value: Any) -> None:  # Any: what is waited for
+        """Let the one who awaits go on with ``value``."""
+
+    def fail(self, error: BaseException) -> None:
+        """Let the one who awaits go on with ``error`` raised."""
+
+    def __await__(self) -> Generator[Any, Any, Any]:  # Any: the event loop's, and what is waited for
+        """Wait."""
+
+
+class Inbox:
+    """Messages for one consumer: ``async for``, or a callback. Ends by :meth:`end`, or with ``Full`` when it holds
+    more than ``events_max``."""
+
+    def __init__(self, driver: Driver, callback: Callback | None) -> None:
+        self._driver = driver
+        self._items: deque[Event] = deque()
+        self._waiting: Waiter | None = None
+        self._ended = False
+        self._error: RelayError | None = None
+        self._callback = callback
+        if callback is not None and inspect.iscoroutinefunction(callback):
+            # One after the other, as the messages came; a plain function is called at once.
+            self._callback = None
+            driver.spawn(self._consume(callback), f"the callback of {self!r}")
+
+    def deliver(self, event: Event) -> None:
+        """One more message."""
+        if self._ended:
+            return
+        if self._callback is not None:
+            self._driver.call_back(self._callback, event)
+        elif len(self._items) >= self._driver.core.options.events_max:
+            self.end(Full(f"{len(self._items)} messages wait to be taken from {self!r}"))
+            self.cancel()
+        else:
+            self._items.append(event)
+            self._wake()
+
+    def end(self, error: RelayError | None) -> None:
+        """No more messages will come. ``error``: why, when the application did not wish it."""
+        if not self._ended:
+            self._ended = True
+            self._error = error
+            self._wake()
+            if error is not None and self._callback is not None:
+                self._driver.report(f"{self!r} has ended", error)
+
+    def cancel(self) -> None:
+        """Stop the messages at their source."""
+
+    def _wake(self) -> None:
+        if self._waiting is not None:
+            self._waiting.succeed(None)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._items:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            if self._waiting is not None:
+                raise RuntimeError(f"{self!r} has another consumer")
+            self._waiting = self._driver.runtime.waiter()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        return self._items.popleft()
+
+    async def _consume(self, callback: Callback) -> None:
+        async for event in self:
+            await self._driver.guard(callback(event), f"the callback of {self!r}")
+
+
+class Confirmed:
+    """Something that the server confirms or refuses first, and that may end later."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._settled = False
+        self._refusal: RelayError | None = None
+        self._confirm_waiters: list[Waiter] = []
+
+    def succeed(self, message: Message | None) -> None:
+        """The server has confirmed."""
+        self._settle(None)
+
+    def fail(self, error: RelayError) -> None:
+        """The server has refused, or could not be asked."""
+        self._settle(error)
+
+    def _settle(self, error: RelayError | None) -> None:
+        self._settled, self._refusal = True, error
+        waiters, self._confirm_waiters = self._confirm_waiters, []
+        for waiter in waiters:
+            if error is None:
+                waiter.succeed(None)
+            else:
+                waiter.fail(error)
+
+    async def confirmed(self) -> Self:
+        """Wait for the server's answer. Raises what it refused with."""
+        if not self._settled:
+            waiter = self._driver.runtime.waiter()
+            self._confirm_waiters.append(waiter)
+            await waiter
+        if self._refusal is not None:
+            raise self._refusal
+        return self
+
+    def __await__(self) -> Generator[Any, Any, Self]:  # Any: the event loop's
+        return self.confirmed().__await__()
+
+
+class Subscription(Inbox, Confirmed):
+    """One subscription: await it for the server's confirmation, iterate over it for the events.
+
+    ``members``: who was there, when presence was asked for and it is confirmed.
+    """
+
+    def __init__(
+        self, driver: Driver, name: str, callback: Callback | None, on_end: Callable[[RelayError | None], Any] | None
+    ) -> None:
+        self.name = name
+        self.members: tuple[handshake.Member, ...] = ()
+        self._on_end = on_end
+        Confirmed.__init__(self, driver)
+        Inbox.__init__(self, driver, callback)
+
+    def succeed(self, message: Message | None) -> None:
+        """The server has confirmed, and says who is there when it was asked."""
+        if message is not None and message.body:
+            try:
+                self.members = handshake.read(message, _SubscribeReply).presence
+            except BadBody as error:
+                self._driver.report(f"{self!r}: the list of members", error)
+        Confirmed.succeed(self, message)
+
+    def fail(self, error: RelayError) -> None:
+        """The server has refused."""
+        Confirmed.fail(self, error)
+        self.end(error)
+
+    def end(self, error: RelayError | None) -> None:
+        """It is over."""
+        over = self._ended
+        Inbox.end(self, error)
+        if not over and self._on_end is not None:
+            self._driver.call_back(self._on_end, error)
+
+    def cancel(self) -> None:
+        """Unsubscribe without waiting for it."""
+        self._driver.run(lambda now: self._driver.core.subscriptions.leave(self.name, self, None, now))
+
+    async def unsubscribe(self) -> None:
+        """End the subscription; iterators end after the events that they hold."""
+        self.end(None)
+        await self._driver.wait(
+            lambda waiter, now: self._driver.core.subscriptions.leave(self.name, self, waiter, now)
+        )
+
+    async def __aenter__(self) -> Self:
+        return await self.confirmed()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.unsubscribe()
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self.name}>"
+
+
+class _SubscribeReply(handshake.Members, frozen=True):
+    count: int = 0
+    presence: tuple[handshake.Member, ...] = ()
+
+
+class Replies(Inbox):
+    """The answers to one pull: ``async for`` gives each; an error ends it."""
+
+    def __init__(self, driver: Driver, name: str) -> None:
+        self.name = name
+        self._progressed = False
+        super().__init__(driver, None)
+
+    def progress(self, message: Message) -> None:
+        """One of several answers."""
+        self._progressed = True
+        self.deliver(Event(message))
+
+    def succeed(self, message: Message) -> None:
+        """The last answer. An empty one after others only says that they were all."""
+        if message.body or message.codec != kinds.RAW or not self._progressed:
+            self.deliver(Event(message))
+        self.end(None)
+
+    def fail(self, error: RelayError) -> None:
+        """The pull failed."""
+        self.end(error)
+
+    def cancel(self) -> None:
+        """Take the pull back: the provider stops."""
+        self._driver.run(lambda now: self._driver.core.requests.abandon(self, now))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end(None)
+        self.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Replies {self.name}>"
+
+
+class Pushes(Inbox):
+    """Pushes whose name belongs to a pattern; local to this client, the server is not told."""
+
+    def __init__(self, driver: Driver, pattern: str, callback: Callback | None) -> None:
+        self.pattern = pattern
+        self._route = Route(pattern, self)
+        super().__init__(driver, callback)
+        driver.core.calls.pushes.add(pattern, self._route)
+
+    def cancel(self) -> None:
+        """Take no more."""
+        self._driver.core.calls.pushes.remove(self.pattern, self._route)
+
+    def stop(self) -> None:
+        """Take no more; iterators end after what they hold."""
+        self.end(None)
+        self.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Pushes {self.pattern}>"
+
+
+class Registration(Confirmed):
+    """One procedure that this client provides. ``handler``: see ``Client.register``."""
+
+    def __init__(
+        self, driver: Driver, name: str, handler: Handler, on_end: Callable[[RelayError | None], Any] | None
+    ) -> None:
+        super().__init__(driver)
+        self.name = name
+        self.handler = handler
+        self._on_end = on_end
+        self._ended = False
+
+    def end(self, error: RelayError | None) -> None:
+        """The server takes it no more, or the client is closed."""
+        if not self._ended:
+            self._ended = True
+            if self._on_end is not None:
+                self._driver.call_back(self._on_end, error)
+            elif error is not None:
+                self._driver.report(f"{self!r} has ended", error)
+
+    def deliver(self, event: Event) -> None:
+        """A push under the procedure's name: the handler hears it, nobody hears the handler."""
+        self._driver.call_back(self.handler, Pull(event.message, float("inf")))
+
+    async def unregister(self) -> None:
+        """Answer no more pulls; those under way go on."""
+        self._ended = True
+        await self._driver.wait(
+            lambda waiter, now: self._driver.core.registrations.leave(self.name, self, waiter, now)
+        )
+
+    def __repr__(self) -> str:
+        return f"<Registration {self.name}>"

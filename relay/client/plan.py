@@ -1,0 +1,163 @@
+"""Where to connect next and when: addresses in turn, back-off with full jitter.
+
+    tcp://HOST:PORT   tls://HOST:PORT   unix:PATH   ws://HOST[:PORT]/PATH   wss://HOST[:PORT]/PATH   [?form=json]
+
+A client starts at a random address, so that many clients spread over the nodes; a failed attempt goes on to the next
+address at once; after a round over all of them it waits a random part of a span that doubles from round to round
+("full jitter": the attempts of many clients spread evenly, which is what a node that just came back needs). A
+connection that was established and broke is retried at the same address first: that node has the session. A goodbye
+may name an address to prefer and a time to wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from relay.client.options import ClientOptions
+from relay.errors import ConfigError
+
+DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "ws": 80, "wss": 443}
+SECURE = frozenset({"tls", "wss", "unix"})
+FORMS = ("binary", "json")
+REDIRECTS_MAX = 4  # attempts in a row that a server may send elsewhere
+_DOUBLINGS_MAX = 30  # beyond it every back-off is at its limit: keeps the power small
+
+
+class Address(msgspec.Struct, frozen=True):
+    """One place to connect to. ``path``: of the socket (unix) or of the request with its query (ws, wss)."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    form: str = "binary"
+
+    @property
+    def websocket(self) -> bool:
+        """Whether the transport is a WebSocket."""
+        return self.scheme in ("ws", "wss")
+
+    @property
+    def tls(self) -> bool:
+        """Whether the transport is encrypted by TLS."""
+        return self.scheme in ("tls", "wss")
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+
+def parse(url: str) -> Address:
+    """The address that ``url`` names; raises ``ConfigError`` with a sentence that says what is wrong."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    form = query.pop("form", ["binary"])[-1]
+    if form not in FORMS:
+        raise ConfigError(f"{url}: form must be binary or json, not {form!r}")
+    if parts.scheme == "unix":
+        path = parts.netloc + parts.path
+        if not path:
+            raise ConfigError(f"{url}: the path of the socket is missing")
+        return Address("unix", "", 0, path, form)
+    if parts.scheme not in DEFAULT_PORTS:
+        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, ws:// or wss://")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ConfigError(f"{url}: the port must be a number from 1 to 65535") from None
+    if not parts.hostname:
+        raise ConfigError(f"{url}: the host is missing")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(f"{parts.scheme}://{parts.hostname}: user and password do not belong into the address")
+    path = ""
+    if parts.scheme in ("ws", "wss"):
+        rest = "&".join(each for each in parts.query.split("&") if each and not each.startswith("form="))
+        path = (parts.path or "/ws") + (f"?{rest}" if rest else "")
+    elif parts.path not in ("", "/"):
+        raise ConfigError(f"{url}: a {parts.scheme} address has no path")
+    return Address(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme], path, form)
+
+
+class Plan:
+    """The sequence of attempts. ``draw``: a random number in [0, 1) for each call."""
+
+    def __init__(self, addresses: Iterable[Address], options: ClientOptions, draw: Callable[[], float]) -> None:
+        self.addresses = list(dict.fromkeys(addresses))[: options.addresses_max]
+        if not self.addresses:
+            raise ConfigError("no address to connect to")
+        self.rounds = 0
+        self._options = options
+        self._draw = draw
+        self._index = int(draw() * len(self.addresses)) % len(self.addresses)
+        self._tried = 0
+        self._redirects = 0
+        self._preferred: Address | None = None
+        self._secure_only = all(each.scheme in SECURE for each in self.addresses)
+
+    @property
+    def address(self) -> Address:
+        """The address of the attempt that is due."""
+        return self._preferred or self.addresses[self._index]
+
+    def _backoff_s(self) -> float:
+        doubled = self._options.backoff_s_min * 2.0 ** min(self.rounds, _DOUBLINGS_MAX)
+        return self._draw() * min(self._options.backoff_s_max, doubled)
+
+    def failed(self) -> float:
+        """The attempt failed before the welcome: how long to wait, in seconds, until the next one."""
+        if self._preferred is not None:
+            self._preferred = None
+            return 0.0
+        self._index = (self._index + 1) % len(self.addresses)
+        self._tried += 1
+        if self._tried < len(self.addresses):
+            return 0.0
+        self._tried = 0
+        self.rounds += 1
+        return self._backoff_s()
+
+    def dropped(self, lived_s: float, wait_s: float = 0.0, prefer: str = "") -> float:
+        """An established connection is gone after ``lived_s``: how long to wait, in seconds, until the next attempt.
+
+        ``wait_s`` and ``prefer`` are what the server's goodbye asked for.
+        """
+        self._tried = self._redirects = 0
+        self.rounds = 0 if lived_s >= self._options.stable_s else self.rounds + 1
+        self._preferred = self._acceptable(prefer)
+        return wait_s + self._backoff_s()
+
+    def redirected(self, wait_s: float, prefer: str) -> float:
+        """The attempt was answered by a goodbye that names an address or a time: how long to wait, in seconds."""
+        self._redirects += 1
+        address = self._acceptable(prefer)
+        if address is None or self._redirects > REDIRECTS_MAX:
+            return max(wait_s, self.failed())
+        self._preferred = address
+        return wait_s
+
+    def learn(self, urls: Iterable[str]) -> None:
+        """Addresses that the server named: tried after those that the caller gave."""
+        for url in urls:
+            address = self._acceptable(url)
+            if address is not None and address not in self.addresses:
+                if len(self.addresses) >= self._options.addresses_max:
+                    return
+                self.addresses.append(address)
+
+    def _acceptable(self, url: str) -> Address | None:
+        """``url`` as an address, None when it is none or would send over the open net what was meant for TLS."""
+        if not url:
+            return None
+        try:
+            address = parse(url)
+        except ConfigError:
+            return None  # from a newer server, perhaps: the addresses that are known remain
+        if self._secure_only and address.scheme not in SECURE:
+            return None
+        form = self.addresses[0].form
+        return msgspec.structs.replace(address, form=form) if "form=" not in url else address
