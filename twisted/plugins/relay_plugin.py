@@ -1,10 +1,8 @@
-"""What relay adds to twistd: the service ``relay`` and the reactor ``uv``.
+"""What relay offers to ``twistd``: its reactor.
 
-Neither line imports what it names; twistd reads all plugins at every start.
+``twistd`` reads this file to list its commands and reactors, so it imports neither uvloop nor relay.
 """
 
 from twisted.application.reactors import Reactor
-from twisted.application.service import ServiceMaker
 
-relay_service = ServiceMaker("relay", "relay.tap", "Real-time messaging: users, channels, procedures.", "relay")
-relay_reactor = Reactor("uv", "relay.reactor.uv", "Twisted on uvloop's native transports.")
+uv = Reactor("uv", "relay.reactor.uv", "uvloop, with its own transports for TCP, UNIX sockets and UDP")
