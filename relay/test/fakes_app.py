@@ -8,6 +8,10 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from relay.config import EVERYTHING
@@ -153,3 +157,72 @@ class ThreadlessReactor(Clock):
 def identity(user: str = "ann", realm: str = "", method: str = "fake") -> Identity:
     """An identity that may do everything."""
     return Identity(user=user, realm=realm, permissions=permissions_for(EVERYTHING, user), method=method)
+
+
+class FakeBody:
+    """The transport of a response's body."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+@attrs.define(eq=False)
+class FakeResponse:
+    """An answer, whose body comes in ``chunks``; ``ends`` False: its end does not come."""
+
+    code: int
+    chunks: list[bytes]
+    ends: bool = True
+    body: FakeBody = attrs.Factory(FakeBody)
+
+    def deliverBody(self, protocol: Any) -> None:  # noqa: N802 - Twisted's name
+        protocol.transport = self.body
+        for chunk in self.chunks:
+            protocol.dataReceived(chunk)
+        if self.ends:
+            protocol.connectionLost(Failure(ResponseDone()))
+
+
+@implementer(IAgent)
+class FakeAgent:
+    """Requests wait in ``asked`` until ``answer`` is called. ``seen``: method, URL, headers and body of each."""
+
+    def __init__(self) -> None:
+        self.asked: list[Deferred[Any]] = []
+        self.seen: list[tuple[bytes, bytes, Headers, bytes]] = []
+        self.cancelled = 0
+
+    def request(self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None) -> Any:  # noqa: N803
+        body: list[bytes] = []
+        if bodyProducer is not None:
+            written = BytesConsumer(body)
+            bodyProducer.startProducing(written)
+        self.seen.append((method, uri, headers, b"".join(body)))
+        self.asked.append(Deferred(self._cancelled))
+        return self.asked[-1]
+
+    def _cancelled(self, waiting: Deferred[Any]) -> None:
+        self.cancelled += 1
+
+    def answer(self, code: int, *chunks: bytes, ends: bool = True) -> FakeResponse:
+        """The oldest request gets this answer."""
+        response = FakeResponse(code, list(chunks), ends)
+        self.asked.pop(0).callback(response)
+        return response
+
+    def fail(self, error: Exception) -> None:
+        """The oldest request fails."""
+        self.asked.pop(0).errback(error)
+
+
+class BytesConsumer:
+    """Takes what a body producer writes."""
+
+    def __init__(self, into: list[bytes]) -> None:
+        self._into = into
+
+    def write(self, data: bytes) -> None:
+        self._into.append(data)
