@@ -27,7 +27,7 @@ from typing import NoReturn, TypeVar
 
 from relay.errors import Unavailable
 from relay.store.files import File, Files
-from relay.store.wal_format import HEADER_BYTES, OFFSET_MASK, SEQUENCE_SHIFT, Record, Synced, encode_synced
+from relay.store.wal_format import OFFSET_MASK, SEQUENCE_SHIFT, Record, Synced, encode_synced
 from relay.store.wal_groups import GroupTable
 from relay.store.wal_queue import LogFull, SubmissionQueue
 from relay.store.wal_recovery import LOCK_NAME, SYNCED_NAME, Recovered, Replay, scan
@@ -151,13 +151,18 @@ class WriteAheadLog:
             active = supply.ready.pop(0)
             self._segments[active.sequence] = active
         self._writer = LogWriter(active, supply, self.table.logs())
+        self._begin_hint(active)
+
+    def _begin_hint(self, active: Segment) -> None:
         path = os.path.join(self.directory, SYNCED_NAME)
         try:
             self._hint = self._files.open(path, writable=True)
+            self._write_hint(active)
         except FileNotFoundError:
             self._hint = self._files.create(path)
+            self._write_hint(active)
+            self._hint.sync()  # it has its block now: later writes need no room
             self._files.sync_directory(self.directory)
-        self._write_hint(active)
 
     def close(self) -> None:
         """Make the hint durable, unless the log failed, and close all files. What is still queued is not written."""
@@ -300,8 +305,7 @@ class WriteAheadLog:
 
     def _write_hint(self, segment: Segment) -> None:
         assert self._hint is not None
-        if segment.end > HEADER_BYTES:
-            self._hint.write(0, encode_synced(Synced(segment.sequence, segment.salt, segment.end)))
+        self._hint.write(0, encode_synced(Synced(segment.sequence, segment.salt, segment.end)))
 
     def _guarded(self, step: Callable[..., T], *arguments: object) -> T:
         """Run a step that writes. An error of the disk is the end of the process; it is never tried again."""

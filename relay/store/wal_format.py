@@ -41,7 +41,8 @@ _SYNCED_MAGIC = b"RLYSYN\r\n"
 _SEGMENT_HEADER = Struct("<8sIIQQQ")  # magic, version, header bytes, sequence, salt, size
 _SYNCED = Struct("<8sIQQQ")  # magic, version, sequence, salt, offset
 _CRC = Struct("<I")
-_SEALED = Struct("<QQBIQQ")  # salt, offset, then what follows the crc
+_SEAL = Struct("<QQ")  # salt, offset
+_SEALED = Struct("<QQBIQQ")  # the same, then what follows the crc
 _RECORD = Struct("<IIBIQQ")
 _U64 = Struct("<Q")
 
@@ -187,20 +188,21 @@ def decode_record(data: bytes | memoryview, offset: int, salt: int, base: int = 
     """
     at = offset - base
     left = len(data) - at
-    if left < 4:
-        return None
-    (length,) = _CRC.unpack_from(data, at)
-    if length == 0:
-        return None
-    end = at + 8 + length
-    if length < RECORD_FIXED_BYTES or left < RECORD_HEAD_BYTES or end > len(data):
+    if left >= RECORD_HEAD_BYTES:  # fast path: all but the last few bytes of a segment
+        length, crc, kind, group, index, term = _RECORD.unpack_from(data, at)
+        if length == 0:
+            return None
+        after = at + 8 + length
+        if RECORD_FIXED_BYTES <= length <= left - 8:
+            if crc32c(data[at + 8 : after], crc32c(_SEAL.pack(salt, offset))) != crc:
+                return "a record fails its checksum"
+            if kind not in _KNOWN:
+                return f"a record has the unknown type {kind}"
+            return Record(kind, group, index, term, bytes(data[at + RECORD_HEAD_BYTES : after]), offset, base + after)
         return f"a record cannot have length {length} here"
-    _, crc, kind, group, index, term = _RECORD.unpack_from(data, at)
-    if crc32c(data[at + 8 : end], crc32c(_SEALED.pack(salt, offset, 0, 0, 0, 0)[:16])) != crc:
-        return "a record fails its checksum"
-    if kind not in _KNOWN:
-        return f"a record has the unknown type {kind}"
-    return Record(kind, group, index, term, bytes(data[at + RECORD_HEAD_BYTES : end]), offset, base + end)
+    if left < 4 or not any(data[at : at + 4]):
+        return None
+    return "no record fits here"
 
 
 def encode_mark(salt: int, offset: int, sequence: int) -> bytes:

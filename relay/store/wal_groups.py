@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 from relay.cluster.raft.types import ENTRY_CONF_CHANGE_V2
 from relay.errors import LimitExceeded
-from relay.store.wal_format import SEQUENCE_SHIFT, Record
+from relay.store.wal_format import RECORD_HEAD_BYTES, SEQUENCE_SHIFT, Record
 from relay.store.wal_storage import EntryCache, GroupLog, encode_conf_state
 from relay.store.wal_writer import GroupWrite, LogOptions
+
+RECORDS_BESIDE_ENTRIES_BYTES = 4 * RECORD_HEAD_BYTES + 8  # restore, hard state with its vote, snapshot, compact
 
 
 class GroupTable:
@@ -70,25 +72,35 @@ class GroupTable:
     def check(self, write: GroupWrite) -> int:
         """The bytes that ``write`` takes at most. Raises ValueError for what the log could not give back as it was."""
         log = self.get(write.group)
-        entries = write.entries
-        if entries:
-            first = entries[0].index
-            tail = log.tail if write.restore is None else write.restore.index
-            if not 0 < first <= tail + 1:
-                raise ValueError(f"group {write.group}: entry {first} does not follow entry {tail}")
-            for index, entry in enumerate(entries, first):
-                if entry.index != index or entry.type > ENTRY_CONF_CHANGE_V2:
-                    raise ValueError(f"group {write.group}: entry {entry.index} of type {entry.type} after {index - 1}")
-                if len(entry.data) > self._options.record_bytes_max:
-                    raise ValueError(f"group {write.group}: entry {index} has {len(entry.data)} bytes")
+        size = RECORDS_BESIDE_ENTRIES_BYTES
+        if write.entries:
+            size += self._check_entries(log, write)
         for snapshot in (write.restore, write.snapshot):
             if snapshot is not None:
-                size = len(encode_conf_state(snapshot.conf_state))
-                if size > self._options.conf_state_bytes_max:
-                    raise ValueError(f"group {write.group}: a configuration of {size} bytes")
+                length = len(encode_conf_state(snapshot.conf_state))
+                if length > self._options.conf_state_bytes_max:
+                    raise ValueError(f"group {write.group}: a configuration of {length} bytes")
+                size += length
         if write.compact:
             write.compact_term = self._compact_term(log, write)
-        return write.encoded_bytes()
+        return size
+
+    def _check_entries(self, log: GroupLog, write: GroupWrite) -> int:
+        entries = write.entries
+        first = entries[0].index
+        tail = log.tail if write.restore is None else write.restore.index
+        if not 0 < first <= tail + 1:
+            raise ValueError(f"group {write.group}: entry {first} does not follow entry {tail}")
+        size = RECORD_HEAD_BYTES * len(entries)
+        length_max = self._options.record_bytes_max
+        for index, entry in enumerate(entries, first):
+            length = len(entry.data)
+            if entry.index != index or entry.type > ENTRY_CONF_CHANGE_V2 or length > length_max:
+                raise ValueError(
+                    f"group {write.group}: entry {entry.index} of type {entry.type} and {length} bytes at {index}"
+                )
+            size += length
+        return size
 
     def _compact_term(self, log: GroupLog, write: GroupWrite) -> int:
         if write.restore is not None:

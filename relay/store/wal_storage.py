@@ -15,8 +15,8 @@ snapshot     a newer snapshot exists; no entry is dropped by it
 hard state   replaces term, vote and commit
 ===========  =========================================================================================================
 
-A log whose oldest segments were released starts in the middle: entries may follow a hole which a later compact record
-covers. ``hole`` is set until it did; a hole that is left when the replay ends is damage.
+A log whose oldest segments were released starts in the middle: entries may follow a hole, which a later compact record
+covers or copies of the missing entries fill. ``hole`` is set until then; one left at the end of a replay is damage.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ class GroupLog:
         "_cache",
         "_cached",
         "_cached_bytes",
+        "_compacted",
+        "_compacted_term",
         "_places",
         "_read",
         "_sizes",
@@ -113,6 +115,9 @@ class GroupLog:
         self._snapshot = Snapshot()
         self._base = 0
         self._base_term = 0
+        # What the last compact or restore record said: the base, unless there is a hole behind it.
+        self._compacted = 0
+        self._compacted_term = 0
         # One element for each entry from base + 1 on.
         self._terms = array("Q")
         self._places = array("Q")
@@ -189,6 +194,9 @@ class GroupLog:
                 return
             if at < 0:
                 self._start_after(index - 1)
+                if index - 1 == self._compacted:
+                    self._base_term = self._compacted_term
+                    self.hole = False
             elif at > len(self._terms):
                 self.hole = True
                 self._start_after(index - 1)
@@ -227,6 +235,7 @@ class GroupLog:
 
     def compact(self, index: int, term: int) -> None:
         """A compact record: drop entries up to ``index``."""
+        self._compacted, self._compacted_term = index, term
         if index < self._base or (index == self._base and not self.hole):
             return
         count = index - self._base
@@ -244,7 +253,8 @@ class GroupLog:
     def restore(self, snapshot: Snapshot) -> None:
         """A restore record: the log is this snapshot and nothing else."""
         self._start_after(snapshot.index)
-        self._base_term = snapshot.term
+        self._base_term = self._compacted_term = snapshot.term
+        self._compacted = snapshot.index
         self.hole = False
         self._snapshot = without_data(snapshot)
 
@@ -259,18 +269,18 @@ class GroupLog:
         # Places ascend but for a copy that a crash cut short, so all are looked at; min() of an array is quick.
         return min(self._places) >> SEQUENCE_SHIFT if self._places else None
 
+    def places(self) -> array[int]:
+        """Where the entries are, oldest first."""
+        return self._places[:]
+
     def live_bytes(self) -> int:
         """The bytes that copying all entries would take, about."""
         return sum(self._sizes) + ENTRY_OVERHEAD_BYTES * len(self._sizes)
 
-    def live_entries(self) -> int:
-        """How many entries the group has."""
-        return len(self._terms)
-
     def forget(self) -> None:
         """The group is gone: give its memory back."""
         self._start_after(0)
-        self._base_term = 0
+        self._compacted = self._compacted_term = 0
         self.hole = False
         self.hard_state = HardState()
         self._snapshot = Snapshot()

@@ -86,16 +86,6 @@ class GroupWrite:
     copies: bool = attrs.field(default=False, init=False)
     places: array[int] = attrs.field(factory=lambda: array("Q"), init=False)
 
-    def encoded_bytes(self) -> int:
-        """No fewer bytes than the records take."""
-        size = RECORD_HEAD_BYTES * (len(self.entries) + 4) + 8
-        for entry in self.entries:
-            size += len(entry.data)
-        for snapshot in (self.restore, self.snapshot):
-            if snapshot is not None:
-                size += len(encode_conf_state(snapshot.conf_state))
-        return size
-
 
 @attrs.define(eq=False)
 class Submission:
