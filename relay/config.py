@@ -1,22 +1,35 @@
 """The configuration: frozen, validated structs with every default and every limit, units in the names.
 
 Only values live here. Reading files and the environment, secrets by reference and the sentences for mistakes are
-``relay.config_load``'s; the page ``docs/configuration.md`` and the JSON Schema are made from these structs.
+``relay.config_load``'s, checks across settings ``relay.config_check``'s; the page ``docs/configuration.md`` and the
+JSON Schema are made from these structs.
+
+Units: ``_s`` seconds, ``_ms`` milliseconds, ``_bytes`` bytes, ``_per_s`` a second. ``_max`` and ``_min`` are limits; a
+number without a unit counts things.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(gt=0)]
-Seconds = Annotated[float, Meta(ge=0)]
-PositiveSeconds = Annotated[float, Meta(gt=0)]
+WHOLE_MAX: Final = 2**53 - 1
+"""The largest whole number that every JSON parser reads exactly."""
+SECONDS_MAX: Final = 366 * 24 * 3600
+"""The longest time that can be configured, a year; also keeps infinity out."""
+NAME_BYTES_MAX: Final = 255
+
+Count = Annotated[int, Meta(ge=0, le=WHOLE_MAX)]
+Positive = Annotated[int, Meta(gt=0, le=WHOLE_MAX)]
+Seconds = Annotated[float, Meta(ge=0, le=SECONDS_MAX)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=SECONDS_MAX)]
+Text = Annotated[str, Meta(min_length=1)]
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
 SlowPolicy = Literal["disconnect", "drop_oldest", "latest"]
 DuplicateDevice = Literal["replace", "refuse"]
+Level = Literal["debug", "info", "warn", "error", "critical"]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,8 +39,8 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class SecretRef(_Section, frozen=True, kw_only=True):
     """A secret kept elsewhere: exactly one of the two."""
 
-    file: str = ""
-    env: str = ""
+    file: Annotated[str, Meta(description="file whose content is the secret; newlines at its end do not count")] = ""
+    env: Annotated[str, Meta(description="environment variable that holds the secret")] = ""
 
 
 Secret = str | SecretRef
@@ -36,32 +49,35 @@ Secret = str | SecretRef
 class Tls(_Section, frozen=True, kw_only=True):
     """Certificates of a listener; the files are watched and reloaded."""
 
-    certificate: Annotated[str, Meta(description="PEM file with the certificate chain")]
-    key: Annotated[str, Meta(description="PEM file with the private key")]
-    client_ca: Annotated[str, Meta(description="PEM file of authorities for client certificates; '' asks for none")] = (
-        ""
+    certificate: Annotated[Text, Meta(description="PEM file with the certificate and those between it and its root")]
+    key: Annotated[Text, Meta(description="PEM file with the private key")]
+    client_ca: Annotated[
+        str, Meta(description="PEM file with authorities for client certificates; empty: clients are asked for none")
+    ] = ""
+    client_required: Annotated[bool, Meta(description="refuse clients without a certificate; needs `client_ca`")] = (
+        False
     )
-    client_required: Annotated[bool, Meta(description="refuse clients without a certificate")] = False
     reload_check_s: Annotated[PositiveSeconds, Meta(description="how often the files are looked at")] = 10.0
 
 
 class WebSocket(_Section, frozen=True, kw_only=True):
     """WebSocket on a listener."""
 
-    path: Annotated[str, Meta(description="where it is")] = "/ws"
+    path: Annotated[str, Meta(description="path of the URL that opens a WebSocket", pattern="^/[^?#\\s]*$")] = "/ws"
     origins: Annotated[
-        tuple[str, ...], Meta(description="allowed Origin values with `*` as wildcard; empty: the same host only")
+        tuple[Text, ...],
+        Meta(description="allowed Origin values, with `*` as wildcard; empty: pages of the same host only"),
     ] = ()
     compression: Annotated[bool, Meta(description="offer permessage-deflate")] = False
-    message_bytes_max: Annotated[Positive, Meta(description="a message of several fragments")] = 1_048_576
+    message_bytes_max: Annotated[Positive, Meta(description="largest message, all its fragments together")] = 1_048_576
 
 
 class Http(_Section, frozen=True, kw_only=True):
     """HTTP on a listener."""
 
-    page: Annotated[bool, Meta(description="serve the page and /relay.js")] = True
-    metrics: Annotated[bool, Meta(description="serve /metrics")] = True
-    request_bytes_max: Annotated[Positive, Meta(description="size of a request head")] = 16_384
+    page: Annotated[bool, Meta(description="serve the page at / and the browser's module /relay.js")] = True
+    metrics: Annotated[bool, Meta(description="serve /metrics for Prometheus")] = True
+    request_bytes_max: Annotated[Positive, Meta(description="largest head of a request")] = 16_384
     idle_timeout_s: Annotated[PositiveSeconds, Meta(description="an idle HTTP connection is closed after this")] = 30.0
 
 
@@ -69,53 +85,77 @@ class Slow(_Section, frozen=True, kw_only=True):
     """What happens to a receiver that does not take what is sent to it."""
 
     policy: Annotated[
-        SlowPolicy, Meta(description="`latest` keeps the newest frame of each conflation key, else drops the oldest")
+        SlowPolicy,
+        Meta(
+            description="`disconnect` closes the connection, `drop_oldest` drops the oldest waiting frames, `latest` "
+            "keeps the newest frame of each conflation key and else drops the oldest"
+        ),
     ] = "disconnect"
-    queue_bytes_max: Annotated[Positive, Meta(description="bytes waiting for one peer before the policy acts")] = (
+    queue_bytes_max: Annotated[Positive, Meta(description="bytes waiting for one receiver before the policy acts")] = (
         1_048_576
     )
-    stalled_s_max: Annotated[PositiveSeconds, Meta(description="no progress for this long closes the peer")] = 10.0
+    stalled_s_max: Annotated[
+        PositiveSeconds, Meta(description="a receiver that takes nothing for this long is closed, whatever the policy")
+    ] = 10.0
 
 
 class Listener(_Section, frozen=True, kw_only=True):
-    """An address, a transport and the dialects on it, with limits of its own."""
+    """An address, a transport and the protocols on it, with limits of its own."""
 
-    name: Annotated[str, Meta(description="label in logs and metrics; '' is made from the address")] = ""
+    name: Annotated[
+        str, Meta(max_length=NAME_BYTES_MAX, description="label in logs and metrics; empty: the address")
+    ] = ""
     address: Annotated[
-        str, Meta(description="a Twisted endpoint string: tcp:8000:interface=127.0.0.1, unix:/run/relay.sock …")
+        Text,
+        Meta(
+            description="a Twisted endpoint string: `tcp:8000:interface=127.0.0.1`, `tcp6:8000`, "
+            "`unix:/run/relay.sock`, `systemd:domain=INET:index=0`"
+        ),
     ]
     protocols: Annotated[
         tuple[Literal["relay", "http", "websocket"], ...],
-        Meta(description="told apart by the first bytes; relay is the stream protocol in both forms"),
+        Meta(
+            min_length=1,
+            description="what is spoken here, told apart by the first bytes; `relay` is the stream protocol in both "
+            "its forms",
+        ),
     ] = ("relay",)
-    tls: Tls | None = None
+    tls: Annotated[Tls | None, Meta(description="encrypt; without this section connections are plain")] = None
     websocket: WebSocket = WebSocket()
     http: Http = Http()
-    proxy_protocol: Annotated[bool, Meta(description="connections begin with a PROXY protocol header, v1 or v2")] = (
-        False
+    proxy_protocol: Annotated[
+        bool, Meta(description="connections begin with a PROXY protocol header, version 1 or 2")
+    ] = False
+    backlog: Annotated[
+        Annotated[int, Meta(gt=0, le=65_535)],
+        Meta(description="connections that wait in the kernel until they are accepted"),
+    ] = 4096
+    reuse_port: Annotated[bool, Meta(description="several processes listen on the same port (SO_REUSEPORT)")] = False
+    realm: Annotated[Name, Meta(description="realm of sessions whose proof of identity and hello name none")] = (
+        "default"
     )
-    backlog: Annotated[Positive, Meta(description="pending connections in the kernel")] = 4096
-    reuse_port: Annotated[bool, Meta(description="several processes share the port")] = False
-    realm: Annotated[str, Meta(description="realm of sessions whose hello and token name none")] = "default"
-    allow: Annotated[tuple[str, ...], Meta(description="networks (CIDR) that may connect; empty: all")] = ()
-    deny: Annotated[tuple[str, ...], Meta(description="networks (CIDR) that may not")] = ()
-    slow: Slow | None = None
-    nodelay: Annotated[bool, Meta(description="TCP_NODELAY")] = True
+    allow: Annotated[tuple[Text, ...], Meta(description="networks (CIDR) that may connect; empty: all")] = ()
+    deny: Annotated[tuple[Text, ...], Meta(description="networks (CIDR) that may not; counts before `allow`")] = ()
+    slow: Annotated[Slow | None, Meta(description="for receivers on this listener, instead of the node's `slow`")] = (
+        None
+    )
+    nodelay: Annotated[bool, Meta(description="send small packets at once (TCP_NODELAY)")] = True
 
 
 class Permit(_Section, frozen=True, kw_only=True):
-    """Patterns of names per action; `{user}` is the session's own name. `**` allows all."""
+    """Patterns of names per action; what no pattern matches is denied.
 
-    publish: tuple[str, ...] = ()
-    subscribe: tuple[str, ...] = ()
-    push: Annotated[
-        tuple[str, ...], Meta(description="users (patterns over their names) and procedures to push to")
-    ] = ()
-    call: tuple[str, ...] = ()
-    register: tuple[str, ...] = ()
-    broadcast: Annotated[tuple[str, ...], Meta(description="routes of pushes to all")] = ()
-    presence: tuple[str, ...] = ()
-    bind: Annotated[tuple[str, ...], Meta(description="users whose name the session may take")] = ()
+    In a pattern `*` stands for one segment and a last `**` for all that follow; `{user}` is the session's own user.
+    """
+
+    publish: Annotated[tuple[Name, ...], Meta(description="channels to publish to")] = ()
+    subscribe: Annotated[tuple[Name, ...], Meta(description="channels, or patterns of them, to be a member of")] = ()
+    push: Annotated[tuple[Name, ...], Meta(description="users and procedures to push to")] = ()
+    call: Annotated[tuple[Name, ...], Meta(description="procedures and users to pull from")] = ()
+    register: Annotated[tuple[Name, ...], Meta(description="procedures to provide")] = ()
+    broadcast: Annotated[tuple[Name, ...], Meta(description="routes of pushes to all sessions of the realm")] = ()
+    presence: Annotated[tuple[Name, ...], Meta(description="channels of which to see who is there")] = ()
+    bind: Annotated[tuple[Name, ...], Meta(description="users whose name the session may take")] = ()
 
 
 EVERYTHING = Permit(
@@ -132,117 +172,157 @@ EVERYTHING = Permit(
 class Anonymous(_Section, frozen=True, kw_only=True):
     """Sessions without proof of identity."""
 
-    enabled: bool = True
-    names: Annotated[bool, Meta(description="the name in hello is believed")] = True
-    permissions: Permit = EVERYTHING
+    enabled: Annotated[bool, Meta(description="let them in, from loopback or with `auth.allow_anonymous`")] = True
+    names: Annotated[
+        bool, Meta(description="believe the user's name in the hello; false: a hello with a name is refused")
+    ] = True
+    permissions: Annotated[Permit, Meta(description="what they may do")] = EVERYTHING
 
 
 class StaticUser(_Section, frozen=True, kw_only=True):
     """A user of the configuration. `relay config password` makes the hash."""
 
-    name: str
-    password_scrypt: Annotated[Secret, Meta(description="scrypt$N$r$p$salt$hash (base64)")]
-    realm: str = "default"
-    permissions: Permit = EVERYTHING
-    subscriptions: tuple[str, ...] = ()
+    name: Annotated[Name, Meta(description="the user")]
+    password_scrypt: Annotated[Secret, Meta(description="hash of the password: `scrypt$N$r$p$salt$hash`")]
+    realm: Annotated[Name, Meta(description="the user's realm")] = "default"
+    permissions: Annotated[Permit, Meta(description="what the user's sessions may do")] = EVERYTHING
+    subscriptions: Annotated[tuple[Name, ...], Meta(description="channels that every session of the user is in")] = ()
 
 
 class Jwt(_Section, frozen=True, kw_only=True):
-    """JSON Web Tokens. Exactly one of secret, public_key_file, jwks_url."""
+    """JSON Web Tokens of one issuer. Exactly one of `secret`, `public_key_file` and `jwks_url` is given."""
 
-    name: str = "jwt"
-    algorithms: Annotated[tuple[Literal["HS256", "RS256", "ES256", "EdDSA"], ...], Meta(min_length=1)]
-    secret: Annotated[Secret | None, Meta(description="for HS256, at least 32 bytes")] = None
-    public_key_file: str = ""
-    jwks_url: str = ""
-    jwks_cache_s: PositiveSeconds = 300.0
-    jwks_timeout_s: PositiveSeconds = 5.0
-    audience: str = ""
-    issuer: str = ""
-    leeway_s: Seconds = 5.0
-    user_claim: str = "sub"
-    realm_claim: str = "realm"
-    permissions_claim: Annotated[str, Meta(description="an object like `permissions`; absent: the default below")] = (
-        "permissions"
+    name: Annotated[Name, Meta(description="label in logs and metrics, and for `auth.order`")] = "jwt"
+    algorithms: Annotated[
+        tuple[Literal["HS256", "RS256", "ES256", "EdDSA"], ...],
+        Meta(min_length=1, description="accepted algorithms; a token's own header cannot widen them"),
+    ]
+    secret: Annotated[Secret | None, Meta(description="shared secret for HS256, at least 32 bytes")] = None
+    public_key_file: Annotated[str, Meta(description="PEM file with the issuer's public key or certificate")] = ""
+    jwks_url: Annotated[str, Meta(description="URL of the issuer's key set (RFC 7517)")] = ""
+    jwks_cache_s: Annotated[PositiveSeconds, Meta(description="a fetched key set is used for this long")] = 300.0
+    jwks_timeout_s: Annotated[PositiveSeconds, Meta(description="time for fetching it")] = 5.0
+    audience: Annotated[str, Meta(description="what the claim `aud` has to contain; empty: not checked")] = ""
+    issuer: Annotated[str, Meta(description="what the claim `iss` has to be; empty: not checked")] = ""
+    leeway_s: Annotated[Seconds, Meta(description="tolerance for `exp` and `nbf`")] = 5.0
+    user_claim: Annotated[Text, Meta(description="claim that names the user")] = "sub"
+    realm_claim: Annotated[Text, Meta(description="claim that names the realm; absent: the listener's")] = "realm"
+    permissions_claim: Annotated[
+        Text, Meta(description="claim with an object like `permissions`; absent: `permissions` below")
+    ] = "permissions"
+    subscriptions_claim: Annotated[Text, Meta(description="claim with a list of channels that the session is in")] = (
+        "subscriptions"
     )
-    subscriptions_claim: str = "subscriptions"
-    permissions: Permit = EVERYTHING
-    token_bytes_max: Positive = 8192
+    permissions: Annotated[Permit, Meta(description="for tokens that do not say")] = EVERYTHING
+    token_bytes_max: Annotated[Positive, Meta(description="largest token")] = 8192
 
 
 class CallOut(_Section, frozen=True, kw_only=True):
-    """A URL that gets the hello as JSON and answers `{user, realm?, permissions?, subscriptions?, expires_in_s?}`."""
+    """A URL that is asked who a session is.
 
-    name: str = "http"
-    url: str
-    secret: Annotated[Secret | None, Meta(description="sent as a bearer token")] = None
-    timeout_s: PositiveSeconds = 5.0
+    It gets the hello as JSON by POST and answers 200 with
+    `{user, realm?, device?, permissions?, subscriptions?, expires_in_s?, token_id?}`, or 401 or 403 to refuse.
+    """
+
+    name: Annotated[Name, Meta(description="label in logs and metrics, and for `auth.order`")] = "http"
+    url: Annotated[Text, Meta(description="`http://` or `https://` URL")]
+    secret: Annotated[Secret | None, Meta(description="sent along as a bearer token")] = None
+    timeout_s: Annotated[PositiveSeconds, Meta(description="time for the answer")] = 5.0
     pending_max: Annotated[Positive, Meta(description="questions under way at once")] = 256
-    response_bytes_max: Positive = 65_536
-    permissions: Permit = EVERYTHING
+    response_bytes_max: Annotated[Positive, Meta(description="largest answer")] = 65_536
+    permissions: Annotated[Permit, Meta(description="for answers that do not say")] = EVERYTHING
 
 
 class Auth(_Section, frozen=True, kw_only=True):
     """Who may come in; asked in the order `order`."""
 
-    order: Annotated[tuple[str, ...], Meta(description="authenticators in turn; plugins come first")] = (
-        "static", "jwt", "http", "anonymous",
-    )  # fmt: skip
-    static: tuple[StaticUser, ...] = ()
-    jwt: tuple[Jwt, ...] = ()
-    http: tuple[CallOut, ...] = ()
+    order: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="authenticators in turn: `static`, `jwt`, `http`, `anonymous`, or the name of one entry of "
+            "`jwt` or `http`; plugins are asked before them"
+        ),
+    ] = ("static", "jwt", "http", "anonymous")
+    static: Annotated[tuple[StaticUser, ...], Meta(description="users of the configuration, with passwords")] = ()
+    jwt: Annotated[tuple[Jwt, ...], Meta(description="issuers of tokens")] = ()
+    http: Annotated[tuple[CallOut, ...], Meta(description="URLs that are asked")] = ()
     anonymous: Anonymous = Anonymous()
-    allow_anonymous: Annotated[bool, Meta(description="accept anonymous sessions on public addresses too")] = False
-    duplicate_device: Annotated[DuplicateDevice, Meta(description="the same user and device a second time")] = "replace"
-    scrypt_threads_max: Annotated[Positive, Meta(description="password checks at once")] = 2
-    pending_max: Annotated[Positive, Meta(description="handshakes waiting for an answer")] = 4096
-    expiry_warning_s: Annotated[Seconds, Meta(description="a refresh is asked for this long before expiry")] = 30.0
+    allow_anonymous: Annotated[
+        bool, Meta(description="let anonymous sessions in from other machines too; else such listeners are refused")
+    ] = False
+    duplicate_device: Annotated[
+        DuplicateDevice,
+        Meta(description="a user's device comes a second time: `replace` the first session or `refuse` the second"),
+    ] = "replace"
+    scrypt_threads_max: Annotated[Positive, Meta(description="passwords checked at once, each in a thread")] = 2
+    pending_max: Annotated[Positive, Meta(description="sessions that wait to be let in")] = 4096
+    expiry_warning_s: Annotated[
+        Seconds, Meta(description="the client is asked for a new token this long before its proof expires")
+    ] = 30.0
 
 
 class Limits(_Section, frozen=True, kw_only=True):
-    """Numbers of things, per session unless the name says otherwise."""
+    """Limits, per session unless the description says otherwise."""
 
-    connections_max: Annotated[Positive, Meta(description="in all")] = 100_000
-    connections_per_address_max: Annotated[Positive, Meta(description="loopback is not counted")] = 1000
+    connections_max: Annotated[Positive, Meta(description="connections of the node")] = 100_000
+    connections_per_address_max: Annotated[
+        Positive, Meta(description="connections from one address; loopback is not counted")
+    ] = 1000
     accepts_per_s_max: Annotated[Positive, Meta(description="new connections a second, per listener")] = 20_000
-    frame_bytes_max: Annotated[int, Meta(ge=1024, description="largest frame or line")] = 1_048_576
-    frames_per_s_max: Annotated[Count, Meta(description="token bucket; 0: no limit")] = 0
-    bytes_per_s_max: Annotated[Count, Meta(description="token bucket; 0: no limit")] = 0
+    frame_bytes_max: Annotated[
+        int, Meta(ge=1024, le=2**31 - 1, description="largest frame of the stream protocol, or line")
+    ] = 1_048_576
+    frames_per_s_max: Annotated[Count, Meta(description="frames from a session (token bucket); 0: no limit")] = 0
+    bytes_per_s_max: Annotated[Count, Meta(description="bytes from a session (token bucket); 0: no limit")] = 0
     rate_burst_s: Annotated[PositiveSeconds, Meta(description="depth of the buckets, in seconds of their rate")] = 2.0
-    rate_delay_s_max: Annotated[PositiveSeconds, Meta(description="delayed longer than this closes the session")] = 10.0
-    subscriptions_max: Positive = 10_000
-    registrations_max: Positive = 1000
-    pending_pulls_max: Annotated[Positive, Meta(description="unanswered pulls of a session, each way")] = 10_000
-    metadata_bytes_max: Positive = 8192
-    body_filters_max: Annotated[int, Meta(ge=0, le=8)] = 8
-    inflate_ratio_max: Annotated[Positive, Meta(description="an unwrapped body is at most this times larger")] = 100
-    held_frames_max: Annotated[Positive, Meta(description="frames waiting behind a hook that suspends")] = 1000
-    channels_max: Annotated[Positive, Meta(description="channels and patterns with members, in all")] = 1_000_000
-    channel_members_max: Positive = 1_000_000
-    presence_list_max: Annotated[Positive, Meta(description="members in one answer")] = 1000
-    info_bytes_max: Annotated[Positive, Meta(description="presence info of a member")] = 1024
-    sessions_per_user_max: Positive = 1000
-    detached_sessions_max: Annotated[Positive, Meta(description="sessions waiting to be resumed, in all")] = 100_000
-    deadline_s_default: Annotated[PositiveSeconds, Meta(description="of a pull that names none")] = 30.0
-    deadline_s_max: PositiveSeconds = 600.0
-    provider_grace_s: Annotated[Seconds, Meta(description="a vanished provider may come back this long")] = 0.0
+    rate_delay_s_max: Annotated[
+        PositiveSeconds, Meta(description="a session over its rate is delayed; over this it is closed")
+    ] = 10.0
+    subscriptions_max: Annotated[Positive, Meta(description="subscriptions")] = 10_000
+    registrations_max: Annotated[Positive, Meta(description="procedures that a session provides")] = 1000
+    pending_pulls_max: Annotated[Positive, Meta(description="pulls without their answer yet, each way")] = 10_000
+    metadata_bytes_max: Annotated[Positive, Meta(description="metadata of a message, keys and values")] = 8192
+    body_filters_max: Annotated[int, Meta(ge=0, le=8, description="transfer filters on one body")] = 8
+    inflate_ratio_max: Annotated[
+        Positive, Meta(description="a body without its transfer filters is at most this many times larger")
+    ] = 100
+    held_frames_max: Annotated[Positive, Meta(description="frames that wait behind a hook that suspends")] = 1000
+    channels_max: Annotated[Positive, Meta(description="channels and patterns with members, of the node")] = 1_000_000
+    channel_members_max: Annotated[Positive, Meta(description="members of one channel")] = 1_000_000
+    presence_list_max: Annotated[Positive, Meta(description="members that one presence answer lists")] = 1000
+    info_bytes_max: Annotated[Positive, Meta(description="what a member tells others about itself, as JSON")] = 1024
+    sessions_per_user_max: Annotated[Positive, Meta(description="sessions of one user")] = 1000
+    detached_sessions_max: Annotated[
+        Positive, Meta(description="sessions of the node without a connection, waiting to be resumed")
+    ] = 100_000
+    deadline_s_default: Annotated[PositiveSeconds, Meta(description="deadline of a pull that names none")] = 30.0
+    deadline_s_max: Annotated[PositiveSeconds, Meta(description="longest deadline that a pull may name")] = 600.0
+    provider_grace_s: Annotated[
+        Seconds, Meta(description="a provider that vanished with a pull may come back this long; 0: not at all")
+    ] = 0.0
 
 
 class Timing(_Section, frozen=True, kw_only=True):
     """Heartbeats, time-outs and resume."""
 
-    handshake_timeout_s: PositiveSeconds = 10.0
+    handshake_timeout_s: Annotated[
+        PositiveSeconds, Meta(description="a connection that is no session after this is closed")
+    ] = 10.0
     heartbeat_s: Annotated[
-        PositiveSeconds, Meta(description="silence after which a ping is sent; 2.5 times closes")
+        PositiveSeconds, Meta(description="a ping is sent after this long a silence; 2.5 times as long closes")
     ] = 25.0
-    heartbeat_s_min: Annotated[PositiveSeconds, Meta(description="the shortest that a client may wish")] = 1.0
+    heartbeat_s_min: Annotated[PositiveSeconds, Meta(description="shortest heartbeat that a client may wish")] = 1.0
     resume_window_s: Annotated[
-        Seconds, Meta(description="how long a session outlives its connection; 0: not at all")
+        Seconds, Meta(description="a session outlives its connection for this long; 0: not at all")
     ] = 30.0
-    resume_bytes_max: Annotated[Positive, Meta(description="unreported frames kept for a session")] = 1_048_576
-    resume_ack_bytes: Annotated[Positive, Meta(description="a count is reported at least every so many bytes")] = 65_536
-    close_timeout_s: Annotated[PositiveSeconds, Meta(description="a closing peer is cut off after this")] = 5.0
-    drain_s: Annotated[Seconds, Meta(description="goodbyes of a stop are spread over this")] = 10.0
+    resume_bytes_max: Annotated[
+        Positive, Meta(description="frames kept for a session until the client reports that it has them")
+    ] = 1_048_576
+    resume_ack_bytes: Annotated[
+        Positive, Meta(description="each side reports what it has at least every so many bytes")
+    ] = 65_536
+    close_timeout_s: Annotated[PositiveSeconds, Meta(description="a closing connection is cut off after this")] = 5.0
+    drain_s: Annotated[Seconds, Meta(description="the goodbyes of a stopping node are spread over this")] = 10.0
 
     def heartbeat_for(self, wished_ms: int) -> float:
         """The heartbeat, in seconds, of a client that wishes ``wished_ms`` (0: no wish)."""
@@ -254,42 +334,56 @@ class Timing(_Section, frozen=True, kw_only=True):
 class ChannelRule(_Section, frozen=True, kw_only=True):
     """Options of the channels whose name matches; the first rule that matches counts."""
 
-    pattern: str
-    echo: Annotated[bool, Meta(description="false: publishers never get their own publications")] = True
-    presence: Annotated[bool, Meta(description="who is here may be asked, joined and left are sent")] = True
-    slow: Annotated[SlowPolicy | None, Meta(description="instead of the listener's policy")] = None
-    timestamp: Annotated[bool, Meta(description="events carry accepted_at")] = False
-    subscribe_for: Annotated[tuple[str, ...], Meta(description="users that are members always, all sessions")] = ()
+    pattern: Annotated[Name, Meta(description="name or pattern of channels")]
+    echo: Annotated[bool, Meta(description="publishers that are members get their own publications too")] = True
+    presence: Annotated[bool, Meta(description="who is there may be asked; joined and left are told")] = True
+    slow: Annotated[SlowPolicy | None, Meta(description="instead of the listener's policy for slow receivers")] = None
+    timestamp: Annotated[bool, Meta(description="events carry the time at which they were accepted")] = False
+    subscribe_for: Annotated[tuple[Name, ...], Meta(description="users that are always members, all sessions")] = ()
 
 
 class Handlers(_Section, frozen=True, kw_only=True):
     """Application code in the node."""
 
     plugins: Annotated[
-        tuple[str, ...], Meta(description="module:attribute of plugins, beside those twisted.plugin finds")
+        tuple[Text, ...], Meta(description="plugins as `module:attribute`, beside those that twisted.plugin finds")
     ] = ()
-    discover: Annotated[bool, Meta(description="use what twisted.plugin finds")] = True
-    slow_operation_ms: Annotated[Positive, Meta(description="a hook or handler slower than this is logged")] = 100
+    discover: Annotated[bool, Meta(description="use the plugins that twisted.plugin finds")] = True
+    slow_operation_ms: Annotated[Positive, Meta(description="a hook or handler that takes longer is logged")] = 100
     running_max: Annotated[Positive, Meta(description="handlers under way at once")] = 10_000
 
 
 class Log(_Section, frozen=True, kw_only=True):
     """What is written to the log."""
 
-    format: Literal["text", "json"] = "text"
-    level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+    format: Annotated[Literal["text", "json"], Meta(description="a line of text, or a JSON object a line")] = "text"
+    file: Annotated[
+        str,
+        Meta(description="file to append to, opened anew when it was renamed or removed; empty: standard output"),
+    ] = ""
+    level: Annotated[Level, Meta(description="least level that is written")] = "info"
     levels: Annotated[
-        dict[str, Literal["debug", "info", "warn", "error", "critical"]], Meta(description="per name space")
-    ] = {}
+        dict[str, Level],
+        Meta(description="other levels for parts, by the name at the beginning of a line: `relay.core: debug`"),
+    ] = msgspec.field(default_factory=lambda: {"twisted": "warn"})
 
 
 class Config(_Section, frozen=True, kw_only=True):
     """One node."""
 
-    data: Annotated[str, Meta(description="directory of what the node keeps")] = "./relay-data"
-    reactor: Annotated[str, Meta(description="auto, uv, epoll, or another of Twisted's names")] = "auto"
-    addresses: Annotated[tuple[str, ...], Meta(description="addresses for clients, told in the welcome")] = ()
-    listeners: tuple[Listener, ...] = (
+    data: Annotated[Text, Meta(description="directory for what the node keeps; made when it is not there")] = (
+        "./relay-data"
+    )
+    reactor: Annotated[
+        Text,
+        Meta(
+            description="`auto` (relay's own where uvloop is, else Twisted's), `uv`, `epoll`, or another of Twisted's"
+        ),
+    ] = "auto"
+    addresses: Annotated[
+        tuple[Text, ...], Meta(description="addresses under which clients reach the node; the welcome tells them")
+    ] = ()
+    listeners: Annotated[tuple[Listener, ...], Meta(description="where the node listens")] = (
         Listener(name="web", address="tcp:8080:interface=127.0.0.1", protocols=("http", "websocket")),
         Listener(name="stream", address="tcp:8000:interface=127.0.0.1", protocols=("relay",)),
     )
@@ -297,6 +391,6 @@ class Config(_Section, frozen=True, kw_only=True):
     limits: Limits = Limits()
     timing: Timing = Timing()
     slow: Slow = Slow()
-    channels: Annotated[tuple[ChannelRule, ...], Meta(description="rules by name pattern")] = ()
+    channels: Annotated[tuple[ChannelRule, ...], Meta(description="options of channels by name")] = ()
     handlers: Handlers = Handlers()
     log: Log = Log()
