@@ -85,6 +85,7 @@ class WireTransport(StringTransport):
     def __init__(self, peer: IAddress | None = None) -> None:
         super().__init__(peerAddress=peer)
         self.protocol: Any = None
+        self.producer: Any = None
         self.ended = ""
         self.gone = False
         self.nodelay = False
