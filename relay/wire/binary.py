@@ -167,7 +167,8 @@ def _read_fields(data: bytes, at: int, end: int) -> Fields:
     return fields
 
 
-def _write_fields(fields: Fields, stamped: bool) -> bytes:
+def write_fields(fields: Fields, stamped: bool = False) -> bytes:
+    """``fields`` as a field section, without ``from_…`` when those are ``stamped``; ``BadBody`` for a wrong value."""
     parts = []
     try:
         for number, value in fields.items():
@@ -187,7 +188,7 @@ def _write_fields(fields: Fields, stamped: bool) -> bytes:
 def stamp(sender: Sender) -> bytes:
     """The ``from_…`` fields of ``sender`` as bytes of a field section, for ``Sender.binary``."""
     values = ((kinds.FROM_USER, sender.user), (kinds.FROM_SESSION, sender.session), (kinds.FROM_DEVICE, sender.device))
-    return _write_fields({number: text for number, text in values if text}, stamped=False)
+    return write_fields({number: text for number, text in values if text})
 
 
 # --- encoding -----------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def stamp(sender: Sender) -> bytes:
 def _section(fields: Fields | None, sender: Sender | None) -> bytes:
     """The field section of a message that has one."""
     section = b"" if sender is None else sender.binary
-    return section + _write_fields(fields, sender is not None) if fields else section
+    return section + write_fields(fields, sender is not None) if fields else section
 
 
 def _unwritable(message: Message, error: Exception) -> RelayError:
@@ -318,7 +319,7 @@ class BinaryDecoder:
         if data[:size] != self._preface[: len(data)]:
             raise RemoteProtocolError("the stream does not begin with the preface of relay's protocol")
         if len(data) < size:
-            self._need = size
+            self._need = len(data) + 1  # each byte is looked at as it comes
             return 0
         self._preface = b""
         return size

@@ -21,7 +21,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from relay.errors import BadBody, BadName, FrameTooLarge, RemoteProtocolError
 from relay.wire import kinds
-from relay.wire.binary import FRAME_BYTES_MAX_AT_FIRST, NAME_BYTES_MAX
+from relay.wire.binary import FIELD_SECTION_BYTES_MAX, FRAME_BYTES_MAX_AT_FIRST, NAME_BYTES_MAX, write_fields
 from relay.wire.kinds import FIELDS, OUTCOMES, REFUSE
 from relay.wire.message import Fields, Message, Sender
 
@@ -319,6 +319,11 @@ def _decode_pairs(data: bytes, head: _Head) -> Message:
             fields[number] = read(raw)
         elif key[:1] == "!":
             fields.setdefault(REFUSE, f"critical key {key} is not known here")
+    if type(fields.get(kinds.FILTERS)) is str:
+        fields.setdefault(REFUSE, fields.pop(kinds.FILTERS))
+    if len(data) > FIELD_SECTION_BYTES_MAX:
+        # Only now can the fields be too long for the binary form, which is always shorter.
+        _check_section(fields)
     kind = _number(head.kind, kinds.KIND_NUMBERS, 0xFF, "kind", fields)
     flags = 0
     for word in head.flags:
@@ -326,9 +331,17 @@ def _decode_pairs(data: bytes, head: _Head) -> Message:
     if flags & kinds.CRITICAL_FLAGS:
         fields.setdefault(REFUSE, f"critical flags 0x{flags & kinds.CRITICAL_FLAGS:04x} are not known here")
     body, codec = _body(pairs, head, fields)
-    if type(fields.get(kinds.FILTERS)) is str:
-        fields.setdefault(REFUSE, fields.pop(kinds.FILTERS))
     return Message(kind, head.name, body, codec, flags, head.seq, fields or None)
+
+
+def _check_section(fields: Fields) -> None:
+    """Refuses fields that have no counterpart in the binary form."""
+    try:
+        size = len(write_fields(fields))
+    except BadBody as error:
+        raise RemoteProtocolError(f"fields that are too long: {error}") from None
+    if size > FIELD_SECTION_BYTES_MAX:
+        raise RemoteProtocolError(f"fields of more than {FIELD_SECTION_BYTES_MAX} bytes")
 
 
 def _body(pairs: dict[str, Raw], head: _Head, fields: Fields) -> tuple[bytes, int]:
