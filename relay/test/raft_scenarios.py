@@ -55,7 +55,7 @@ def confchange_runner() -> Runner:
     """Runs ``simple``, ``enter-joint`` and ``leave-joint`` on one configuration; each moves the log on by an entry."""
     changer = Changer(Configuration(), {}, last_index=0, inflight_max=10, inflight_bytes_max=0)
 
-    def run(directive: Directive) -> str:
+    def _run(directive: Directive) -> str:
         try:
             changes = parse_conf_changes(directive.input)
             if directive.command == "simple":
@@ -76,7 +76,7 @@ def confchange_runner() -> Runner:
         changer.adopt(result)
         return f"{changer.configuration}\n{describe_progress(changer.progress)}"
 
-    return run
+    return _run
 
 
 def _run_quorum(directive: Directive) -> str:
