@@ -206,6 +206,7 @@ class FakeAgent:
 
     def _cancelled(self, waiting: Deferred[Any]) -> None:
         self.cancelled += 1
+        self.asked.remove(waiting)
 
     def answer(self, code: int, *chunks: bytes, ends: bool = True) -> FakeResponse:
         """The oldest request gets this answer."""
