@@ -57,6 +57,7 @@ class Core:
         self.link.upper = self
         self.outbound.too_large = self.requests.refuse
         self.closing = False
+        self._close_deadline: Deadline | None = None
         self._refresh_due = False
         self._bound: handshake.BindOptions | None = None
         self._room: dict[Any, Deadline] = {}
@@ -165,11 +166,10 @@ class Core:
         self.closing = True
         self.requests.closed = ConnectionClosed("the client is closing", temporary=False, outcome="not_done")
         self.registrations.release_all(now)
-        self.deadlines.add(now + self.options.close_timeout_s, self._close_now)
+        self._close_deadline = self.deadlines.add(now + self.options.close_timeout_s, self._close_now)
 
     def _close_now(self, now: float) -> None:
-        if self.link.state != "closed":
-            self.link.finish()
+        self.link.finish()
 
     # --- Upper: what the link says --------------------------------------------------------------------------------
 
@@ -197,6 +197,8 @@ class Core:
 
     def ended(self, error: RelayError | None) -> None:
         """The client is closed for good."""
+        if self._close_deadline is not None:
+            self._close_deadline.cancel()
         self.calls.revoke_all()
         self.requests.close(error)
         self.subscriptions.close(error)
