@@ -13,6 +13,7 @@ Close codes: 1000 for ``normal``, else 4000 + close reason; a client's own close
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import txaio
@@ -219,7 +220,10 @@ class Opening(WebSocketServerProtocol):  # type: ignore[misc]  # autobahn has no
     ) -> None:
         """A whole response, not only a status line."""
         self.entrance.refused += 1
-        self.sendData(error_response(code, reason, responseHeaders or (("Upgrade", "websocket"),)))
+        headers = list(responseHeaders or ())
+        if code == HTTPStatus.UPGRADE_REQUIRED:
+            headers.append(("Upgrade", "websocket"))
+        self.sendData(error_response(code, reason, headers))
 
     # --- IProtocol --------------------------------------------------------------------------------------------------
 

@@ -121,6 +121,10 @@ class WireTransport(StringTransport):
 
     # --- ITCPTransport ----------------------------------------------------------------------------------------------
 
+    def unregisterProducer(self) -> None:
+        """As Twisted's: also when there is none."""
+        self.producer = None
+
     def loseConnection(self) -> None:
         """As Twisted's: nothing more is read."""
         super().loseConnection()
