@@ -219,6 +219,8 @@ class Connection(Timed):
             reason = kinds.EXPIRED
         elif isinstance(error, errors.LimitExceeded):
             reason = kinds.LIMIT
+        elif isinstance(error, errors.InternalError):
+            reason = kinds.INTERNAL
         self.close(reason, str(error))
 
     def _identified(self, identity: Identity, hello: Hello) -> None:

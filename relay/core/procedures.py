@@ -149,7 +149,7 @@ class Procedures:
         procedure = realm.procedures.get(name)
         registration = None if procedure is None else procedure.choose(message, self._random)
         if registration is None and len(realm.procedure_patterns):
-            patterns = sorted(realm.procedure_patterns.match(name), key=lambda each: -_literals(each.name))
+            patterns = sorted(realm.procedure_patterns.match(name), key=lambda each: _breadth(each.name))
             for pattern in patterns:
                 registration = pattern.choose(message, self._random)
                 if registration is not None:
@@ -311,5 +311,8 @@ def targets(session: Session, message: Message) -> list[Session]:
     return newest_first if device is None else [each for each in newest_first if each.device == device]
 
 
-def _literals(name: str) -> int:
-    return sum(segment not in ("*", "**") for segment in name.split("."))
+def _breadth(pattern: str) -> tuple[int, bool, int]:
+    """How much a pattern covers, the least first: literal segments, an end that takes any rest, segments in all."""
+    segments = pattern.split(".")
+    literals = sum(segment not in ("*", "**") for segment in segments)
+    return -literals, segments[-1] == "**", -len(segments)
