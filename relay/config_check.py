@@ -1,0 +1,248 @@
+"""What no single setting can tell: settings that do not fit together, name what is not there, or would be unsafe.
+
+Safe by default: an address that other machines reach is refused while anonymous sessions are let in, unless
+``auth.allow_anonymous`` says that this is meant.
+
+Authenticators and certificates are checked by making them as the node does, so that a file which cannot be read or a
+key that does not fit is told before the start. Nothing is listened on, fetched or started.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final, cast
+
+import attrs
+from twisted.application.reactors import getReactorTypes
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpointStringParser
+from twisted.plugin import getPlugins
+
+from relay.config import Config, Http, Listener, WebSocket
+from relay.config_mistakes import nearest
+from relay.core.auth.authentication import Authentication
+from relay.core.limits import is_loopback
+from relay.errors import BadName, ConfigError
+from relay.protocols.listen import endpoint_words
+from relay.protocols.tls import context_of
+from relay.wire.names import check_name, check_pattern
+
+ENDPOINT_OPTIONS: Final = {
+    "tcp": ("port", "interface", "backlog"),
+    "tcp6": ("port", "interface", "backlog"),
+    "unix": ("address", "mode", "backlog", "lockfile"),
+    "systemd": ("domain", "index", "name"),
+}
+"""Kinds of endpoints with their options, in the order in which they may stand without a name."""
+PORT_MAX: Final = 65_535
+OWN_PATHS: Final = ("/", "/healthz", "/readyz", "/metrics", "/relay.js")
+"""Paths of the HTTP side that a WebSocket cannot have."""
+
+_PLUGIN: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+@attrs.frozen
+class Endpoint:
+    """A Twisted endpoint string in its parts."""
+
+    kind: str
+    options: dict[str, str]
+
+    @property
+    def interface(self) -> str:
+        """The address that is listened on, '' for all."""
+        return self.options.get("interface", "")
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine reaches it."""
+        if self.kind in ("tcp", "tcp6"):
+            return self.interface == "localhost" or (self.interface != "" and is_loopback(self.interface))
+        return self.kind == "unix"
+
+
+def problems(config: Config) -> list[str]:
+    """One sentence for each thing that is wrong, the settings of listeners first; none: the node can start."""
+    found: list[str] = []
+    for check in (_listeners, _anonymous, _certificates, _authentication, _channels, _numbers, _others):
+        found += check(config)
+    return found
+
+
+def endpoint(address: str) -> Endpoint:
+    """The parts of a listener's address. Raises ``ConfigError`` that says what is wrong with it."""
+    kind, *rest = [re.sub(r"\\(.)", r"\1", each) for each in endpoint_words(address)]
+    names = ENDPOINT_OPTIONS.get(kind)
+    if names is None:
+        _check_foreign(kind, address)
+        return Endpoint(kind, {})
+    options: dict[str, str] = {}
+    for index, word in enumerate(rest):
+        name, equals, value = word.partition("=")
+        if not equals:
+            if index >= len(names) or kind == "systemd":
+                raise ConfigError(f"{address}: {word!r} is one part too many; options are name=value")
+            name, value = names[index], word
+        elif name not in names:
+            raise ConfigError(f"{address}: {kind} has no option {name!r}{nearest(name, names)}")
+        if name in options:
+            raise ConfigError(f"{address}: {name} is there twice")
+        options[name] = value
+    _check_options(kind, options, address)
+    return Endpoint(kind, options)
+
+
+def _check_options(kind: str, options: dict[str, str], address: str) -> None:
+    if kind in ("tcp", "tcp6"):
+        port = options.get("port", "")
+        if not port.isdecimal() or int(port) > PORT_MAX:
+            raise ConfigError(f"{address}: expected a port from 0 to {PORT_MAX} after {kind}:, got {port!r}")
+        interface = options.get("interface", "")
+        if interface and interface != "localhost":
+            try:
+                version = ipaddress.ip_address(interface.partition("%")[0]).version
+            except ValueError:
+                raise ConfigError(f"{address}: expected an IP address as interface, got {interface!r}") from None
+            if kind == "tcp6" and version == 4:
+                raise ConfigError(f"{address}: {interface} is an IPv4 address; use tcp:")
+    elif kind == "unix" and not options.get("address"):
+        raise ConfigError(f"{address}: expected a path after unix:")
+    elif kind == "systemd" and not ("domain" in options and ("index" in options) != ("name" in options)):
+        raise ConfigError(f"{address}: systemd needs domain, and one of index and name")
+    backlog = options.get("backlog", "1")
+    if not backlog.isdecimal():
+        raise ConfigError(f"{address}: expected a number as backlog, got {backlog!r}")
+
+
+def _check_foreign(kind: str, address: str) -> None:
+    """An endpoint that is none of the usual: Twisted, or a plugin of it, has to know it."""
+    known = {each.prefix for each in getPlugins(IStreamServerEndpointStringParser)}
+    if kind not in known:
+        raise ConfigError(f"{address}: there is no kind of endpoint {kind!r}{nearest(kind, ENDPOINT_OPTIONS)}")
+    try:
+        serverFromString(cast(Any, None), address)  # only its syntax is looked at: no reactor is needed
+    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+        raise ConfigError(f"{address}: {error}") from None
+
+
+# --- listeners ----------------------------------------------------------------------------------------------------
+
+
+def _listeners(config: Config) -> Iterator[str]:
+    labels: dict[str, int] = {}
+    places: dict[tuple[str, str, str], int] = {}
+    if not config.listeners:
+        yield "listeners: at least one is expected"
+    for index, listener in enumerate(config.listeners):
+        path = f"listeners[{index}]"
+        label = listener.name or listener.address
+        first = labels.setdefault(label, index)
+        if first != index:
+            yield f"{path}.name: {label!r} is the name of listeners[{first}] too"
+        try:
+            found = endpoint(listener.address)
+        except ConfigError as error:
+            yield f"{path}.address: {error}"
+            continue
+        if found.kind in ("tcp", "tcp6") and found.options["port"] != "0":
+            place = (found.kind, found.options["port"], found.interface)
+            first = places.setdefault(place, index)
+            if first != index:
+                yield f"{path}.address: {listener.address} is the address of listeners[{first}] too"
+        if listener.reuse_port and found.kind not in ("tcp", "tcp6"):
+            yield f"{path}.reuse_port: it is for tcp and tcp6, the address is {listener.address}"
+        yield from _spoken(listener, path)
+
+
+def _spoken(listener: Listener, path: str) -> Iterator[str]:
+    """What is spoken on a listener, and who may come."""
+    if len(set(listener.protocols)) != len(listener.protocols):
+        yield f"{path}.protocols: one of them is there twice"
+    if listener.websocket != WebSocket() and "websocket" not in listener.protocols:
+        yield f"{path}.websocket: has no effect without websocket in {path}.protocols"
+    if listener.http != Http() and "http" not in listener.protocols:
+        yield f"{path}.http: has no effect without http in {path}.protocols"
+    if {"http", "websocket"} <= set(listener.protocols) and listener.websocket.path in OWN_PATHS:
+        yield f"{path}.websocket.path: {listener.websocket.path} is a path of http; another is expected, such as /ws"
+    try:
+        check_name(listener.realm)
+    except BadName as error:
+        yield f"{path}.realm: {error}"
+    for name in ("allow", "deny"):
+        for index, network in enumerate(getattr(listener, name)):
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                yield f"{path}.{name}[{index}]: expected a network such as 10.0.0.0/8 or ::1/128, got {network!r}"
+
+
+def _anonymous(config: Config) -> Iterator[str]:
+    """Safe by default."""
+    auth = config.auth
+    if auth.allow_anonymous or not auth.anonymous.enabled or "anonymous" not in auth.order:
+        return
+    for index, listener in enumerate(config.listeners):
+        try:
+            found = endpoint(listener.address)
+        except ConfigError:
+            continue  # _listeners tells it
+        if not found.local:
+            yield (
+                f"listeners[{index}].address: other machines reach {listener.address} and anonymous sessions are let "
+                "in; set auth.anonymous.enabled: false, listen on 127.0.0.1, or set auth.allow_anonymous: true if that "
+                "is meant"
+            )
+
+
+def _certificates(config: Config) -> Iterator[str]:
+    for index, listener in enumerate(config.listeners):
+        if listener.tls is not None:
+            yield from _raised(f"listeners[{index}].tls", context_of, listener.tls)
+
+
+def _raised(path: str, make: Callable[..., object], *arguments: object) -> Iterator[str]:
+    try:
+        make(*arguments)
+    except ConfigError as error:
+        yield f"{path}: {error}" if path else str(error)
+
+
+# --- sessions and channels ----------------------------------------------------------------------------------------
+
+
+def _authentication(config: Config) -> Iterator[str]:
+    nothing: Any = object()  # Any: reactor, HTTP client and threads, none of which is used before somebody comes
+    yield from _raised("", Authentication, config.auth, nothing, nothing, nothing, (), lambda: 0.0)
+
+
+def _channels(config: Config) -> Iterator[str]:
+    for index, rule in enumerate(config.channels):
+        try:
+            check_pattern(rule.pattern)
+        except BadName as error:
+            yield f"channels[{index}].pattern: {error}"
+
+
+def _numbers(config: Config) -> Iterator[str]:
+    """Pairs of which one bounds the other."""
+    limits, timing = config.limits, config.timing
+    for low, high, lower, higher in (
+        (timing.heartbeat_s_min, timing.heartbeat_s, "timing.heartbeat_s_min", "timing.heartbeat_s"),
+        (timing.resume_ack_bytes, timing.resume_bytes_max, "timing.resume_ack_bytes", "timing.resume_bytes_max"),
+        (limits.deadline_s_default, limits.deadline_s_max, "limits.deadline_s_default", "limits.deadline_s_max"),
+        (limits.metadata_bytes_max, limits.frame_bytes_max, "limits.metadata_bytes_max", "limits.frame_bytes_max"),
+    ):
+        if low > high:
+            yield f"{lower}: {low} is more than {higher}, which is {high}"
+
+
+def _others(config: Config) -> Iterator[str]:
+    if config.reactor not in ("auto", "uv"):
+        known = {"auto", "uv", *(each.shortName for each in getReactorTypes())}
+        if config.reactor not in known:
+            yield f"reactor: there is no reactor {config.reactor!r}{nearest(config.reactor, known)}"
+    for index, plugin in enumerate(config.handlers.plugins):
+        if not _PLUGIN.fullmatch(plugin):
+            yield f"handlers.plugins[{index}]: expected module:attribute, got {plugin!r}"
