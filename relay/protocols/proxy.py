@@ -67,7 +67,7 @@ def _version_1(data: bytes) -> ProxyInfo | None:
     words = data[:end].split(b" ")
     if words[1] == b"UNKNOWN":
         return ProxyInfo(end + 2)
-    if len(words) != 6 or words[1] not in (b"TCP4", b"TCP6"):
+    if len(words) != 6 or words[1] not in (b"TCP4", b"TCP6") or b"%" in words[2]:
         raise RemoteProtocolError("a PROXY line that cannot be read")
     address_of = ipaddress.IPv4Address if words[1] == b"TCP4" else ipaddress.IPv6Address
     try:
