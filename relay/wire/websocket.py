@@ -26,8 +26,9 @@ NO_STATUS: Final = 1005
 PROTOCOL_ERROR: Final = 1002
 INVALID_PAYLOAD: Final = 1007
 MESSAGE_TOO_BIG: Final = 1009
-# Codes that may stand in a close frame (RFC 6455 section 7.4; IANA's registry up to 1014). 3000-4999: anyone's.
-CLOSE_CODES: Final = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
+# Codes that may stand in a close frame (RFC 6455 section 7.4 and IANA's registry; 1014 is a gateway's, and Autobahn
+# refuses it as well). 3000-4999: anyone's.
+CLOSE_CODES: Final = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013))
 
 CONTROL_BYTES_MAX: Final = 125
 
