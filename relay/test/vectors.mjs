@@ -17,15 +17,14 @@ const [vectorsFile, moduleFile] = process.argv.slice(2);
 const { decodeMessage, encodeMessage } = await import(pathToFileURL(moduleFile).href);
 const { vectors } = JSON.parse(readFileSync(vectorsFile, "utf8"));
 
-// Keys whose value is the default mean the same as no key.
+// Keys that say what is understood without them.
 function meaning(object) {
-  const found = {};
-  for (const [key, value] of Object.entries(object)) {
-    const absent =
-      value === undefined || (key === "seq" && value === 0) || (key === "name" && value === "") ||
-      (key === "flags" && value.length === 0) || (key === "refused" && value === "");
-    if (!absent) found[key] = value;
-  }
+  const found = { ...object };
+  if (!found.seq) delete found.seq;
+  if (!found.name) delete found.name;
+  if (!found.flags?.length) delete found.flags;
+  if (found.data === "" && !("codec" in found)) delete found.data;
+  if ("body" in found || "text" in found) delete found.codec;
   return found;
 }
 
@@ -50,11 +49,7 @@ function check(vector) {
   if (error) throw error;
   const again = encodeMessage(object);
   assert.equal(typeof again, "string");
-  if (vector.decode_only) {
-    assert.deepEqual(meaning(decodeMessage(again)), meaning(object));
-  } else {
-    assert.deepEqual(meaning(JSON.parse(again)), meaning(JSON.parse(vector.json)));
-  }
+  assert.deepEqual(meaning(JSON.parse(again)), meaning(JSON.parse(vector.again ?? vector.json)));
 }
 
 let checked = 0;

@@ -327,7 +327,10 @@ def _decode_pairs(data: bytes, head: _Head) -> Message:
     kind = _number(head.kind, kinds.KIND_NUMBERS, 0xFF, "kind", fields)
     flags = 0
     for word in head.flags:
-        flags |= _number(word, kinds.FLAG_NUMBERS, 0xFFFF, "flag", fields)
+        flag = _number(word, kinds.FLAG_NUMBERS, 0xFFFF, "flag", fields)
+        if flag == word and flag.bit_count() != 1:
+            raise RemoteProtocolError(f"{flag} is not the value of one flag")
+        flags |= flag
     if flags & kinds.CRITICAL_FLAGS:
         fields.setdefault(REFUSE, f"critical flags 0x{flags & kinds.CRITICAL_FLAGS:04x} are not known here")
     body, codec = _body(pairs, head, fields)
