@@ -75,7 +75,8 @@ class StreamTransport(Protocol):
 class Entrance:
     """One listener's configuration and the parts of the node that its connections meet.
 
-    ``tls``, ``pages`` and ``websockets`` are None where the listener has none. ``open``: connections there are now;
+    ``tls``, ``pages`` and ``websockets`` are None where the listener has none; with ``plain`` a listener that has TLS
+    takes connections without it, too. ``open``: connections there are now;
     ``unknown``: connections closed because their first bytes are no protocol of this listener. ``listener``,
     ``limits``, ``timing`` and ``slow`` may be replaced at any time: connections that come later use the new ones.
     """
@@ -89,6 +90,7 @@ class Entrance:
     timing: Timing
     slow: Slow
     tls: TLSMemoryBIOFactory | None = None
+    plain: bool = False
     pages: PageFactory | None = None
     websockets: OpeningFactory | None = None
     open: int = 0
@@ -103,10 +105,10 @@ class Entrance:
 
     def sniffed(self, secure: bool) -> tuple[str, ...]:
         """What first bytes a connection may have; ``secure``: those inside of TLS."""
-        if self.tls is not None and not secure:
-            return (sniff.TLS,)
-        names = (each for protocol in self.listener.protocols for each in SNIFFED[protocol])
-        return tuple(dict.fromkeys(names))
+        names = tuple(dict.fromkeys(each for name in self.listener.protocols for each in SNIFFED[name]))
+        if self.tls is None or secure:
+            return names
+        return (sniff.TLS, *names) if self.plain else (sniff.TLS,)
 
 
 @attrs.define(eq=False)

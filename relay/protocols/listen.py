@@ -22,7 +22,7 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromSt
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
@@ -144,7 +144,6 @@ class ListenerService(Service):
         if listener.tls is not None:
             self.contexts = TlsContexts(listener.tls, reactor)
             self.entrance.tls = TLSMemoryBIOFactory(self.contexts, False, self.factory, reactor)
-            self.entrance.tls.protocol = TLSMemoryBIOProtocol
         if "websocket" in listener.protocols:
             self.entrance.websockets = OpeningFactory(self.entrance)
         if "http" in listener.protocols:

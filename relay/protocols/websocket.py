@@ -47,6 +47,10 @@ SUBPROTOCOLS: Final[dict[str, tuple[type[WebSocketBinary | WebSocketJson], int]]
 
 CODE_NORMAL: Final = 1000
 
+WINDOW_BITS: Final = 12
+MEMORY_LEVEL: Final = 5
+"""zlib's memory for a connection that compresses: 32 KB and 11 KB; by default it would be 256 KB and 40 KB."""
+
 
 class WebSocketPeer(Peer):
     """A peer whose last word is a close frame."""
@@ -294,7 +298,12 @@ class OpeningFactory(WebSocketServerFactory):  # type: ignore[misc]  # autobahn 
 def _deflate(offers: Iterable[Any]) -> Any:  # Any: autobahn has no types
     for offer in offers:
         if isinstance(offer, PerMessageDeflateOffer):
-            return PerMessageDeflateOfferAccept(offer)
+            return PerMessageDeflateOfferAccept(
+                offer,
+                request_max_window_bits=WINDOW_BITS if offer.accept_max_window_bits else 0,
+                window_bits=min(WINDOW_BITS, offer.request_max_window_bits or WINDOW_BITS),
+                mem_level=MEMORY_LEVEL,
+            )
     return None
 
 

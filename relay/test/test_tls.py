@@ -236,6 +236,14 @@ class ConnectionTests(TlsCase):
         transport.feed(binary_stream(publication()))
         self.assertEqual((transport.ended, door.gate.connections), ("lost", []))
 
+    def test_plain_text_beside_it(self):
+        """Where it is allowed, plain text and TLS are told apart on one port."""
+        door = self.door()
+        door.entrance.plain = True
+        door.connect().feed(binary_stream())
+        TlsClient(door.connect()).send(binary_stream())
+        self.assertEqual([each.peer.transport for each in door.gate.connections], ["tcp", "tls"])
+
     def test_tls_without_tls(self):
         """TLS on a listener without it neither."""
         transport = Door("relay", "websocket").connect()

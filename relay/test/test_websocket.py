@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 
 from relay.config import Limits, Slow, Timing, WebSocket
 from relay.errors import FrameTooLarge, RemoteProtocolError
-from relay.protocols.websocket import Opening, frames_of
+from relay.protocols.websocket import WINDOW_BITS, Opening, frames_of
 from relay.test.entrance_fixture import (
     MASK,
     Door,
@@ -70,7 +70,7 @@ def closing(transport: WireTransport) -> tuple[int, str]:
 
 def deflated(payload: bytes, opcode: int = BINARY) -> bytes:
     """A compressed message of a client, as one frame (RFC 7692 section 7.2.1)."""
-    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -WINDOW_BITS)
     body = (squeeze.compress(payload) + squeeze.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
     frame = bytearray(client_frame(opcode, body, MASK))
     frame[0] |= 0x40
@@ -399,9 +399,23 @@ class ExtensionTests(SynchronousTestCase):
         """It is agreed on when the listener allows it and the client offers it."""
         transport = self.door.connect()
         transport.feed(request_head(headers=DEFLATE))
-        self.assertIn(b"Sec-WebSocket-Extensions: permessage-deflate", transport.take())
+        self.assertIn(b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=12\r\n", transport.take())
         self.assertIsInstance(transport.protocol, Opening)
         self.assertNotIsInstance(opened(self.door).protocol, Opening)
+
+    def test_small_windows(self):
+        """A client that asks for a smaller window gets it; one that cannot choose its own keeps it."""
+        for offer, answer in (
+            ("permessage-deflate; server_max_window_bits=10", "permessage-deflate; server_max_window_bits=10"),
+            ("permessage-deflate", "permessage-deflate"),
+            ("permessage-deflate; server_no_context_takeover", "permessage-deflate; server_no_context_takeover"),
+        ):
+            transport = self.door.connect()
+            transport.feed(request_head(headers={"Sec-WebSocket-Extensions": offer}))
+            self.assertIn(f"Sec-WebSocket-Extensions: {answer}\r\n".encode(), transport.take())
+            transport.feed(deflated(encode_frame(publication("x", b"y" * 9000))))
+            self.door.turn()
+            self.assertEqual(inflated(transport.take()), [encode_frame(publication("x", b"y" * 9000))])
 
     def test_both_ways(self):
         """Messages are inflated on the way in and deflated on the way out, in order, with pings between."""
