@@ -27,10 +27,10 @@ from typing import NoReturn, TypeVar
 
 from relay.errors import Unavailable
 from relay.store.files import File, Files
-from relay.store.wal_format import OFFSET_MASK, SEQUENCE_SHIFT, Record, Synced, encode_synced
+from relay.store.wal_format import OFFSET_MASK, SEQUENCE_SHIFT, Record
 from relay.store.wal_groups import GroupTable
 from relay.store.wal_queue import LogFull, SubmissionQueue
-from relay.store.wal_recovery import LOCK_NAME, SYNCED_NAME, Recovered, Replay, scan
+from relay.store.wal_recovery import LOCK_NAME, Recovered, Replay, SyncedHint, scan
 from relay.store.wal_segment import Segment, SegmentSupply
 from relay.store.wal_storage import GroupLog
 from relay.store.wal_writer import Batch, GroupWrite, LogOptions, LogWriter
@@ -99,7 +99,7 @@ class WriteAheadLog:
         self._on_fatal = on_fatal
         self._random_bytes = random_bytes
         self._lock: File | None = None
-        self._hint: File | None = None
+        self._hint: SyncedHint | None = None
         self._supply: SegmentSupply | None = None
         self._writer: LogWriter | None = None
         # Segments that entries are read from, by number, ascending; and those that wait to be removed.
@@ -122,16 +122,15 @@ class WriteAheadLog:
         try:
             replay = Replay(self.table)
             found = scan(self._files, self.directory, replay.visit, repair=True)
-            self._segments = {segment.sequence: segment for segment in found.segments}
-            replay.finish()
-            self._begin(found)
+            self._begin(found, replay)
         except BaseException:
             self.failed = self.failed or LogStopped("it was not opened")
             self.close()
             raise
         return found
 
-    def _begin(self, found: Recovered) -> None:
+    def _begin(self, found: Recovered, replay: Replay) -> None:
+        self._segments = {segment.sequence: segment for segment in found.segments}
         known = found.segments + found.spares
         supply = self._supply = SegmentSupply(
             self._files,
@@ -142,6 +141,7 @@ class WriteAheadLog:
             known[-1].sequence + 1 if known else 1,
         )
         supply.ready.extend(found.spares)
+        replay.finish(found)
         if known:
             supply.oldest_sequence = known[0].sequence
             active = found.segments[-1]
@@ -150,19 +150,8 @@ class WriteAheadLog:
                 raise LogFull(supply.no_room or "")
             active = supply.ready.pop(0)
             self._segments[active.sequence] = active
-        self._writer = LogWriter(active, supply, self.table.logs())
-        self._begin_hint(active)
-
-    def _begin_hint(self, active: Segment) -> None:
-        path = os.path.join(self.directory, SYNCED_NAME)
-        try:
-            self._hint = self._files.open(path, writable=True)
-            self._write_hint(active)
-        except FileNotFoundError:
-            self._hint = self._files.create(path)
-            self._write_hint(active)
-            self._hint.sync()  # it has its block now: later writes need no room
-            self._files.sync_directory(self.directory)
+        self._writer = LogWriter(active, supply, self.table.logs(), supply.oldest_sequence)
+        self._hint = SyncedHint(self._files, self.directory, active)
 
     def close(self) -> None:
         """Make the hint durable, unless the log failed, and close all files. What is still queued is not written."""
@@ -171,8 +160,8 @@ class WriteAheadLog:
         self.closed = True
         if self._hint is not None:
             if self.failed is None:
-                self._guarded(self._hint.sync)
-            self._hint.close()
+                self._guarded(self._hint.file.sync)
+            self._hint.file.close()
         for segment in [*self._segments.values(), *(self._supply.ready if self._supply else ()), *self._unwanted]:
             segment.file.close()
         if self._lock is not None:
@@ -242,9 +231,10 @@ class WriteAheadLog:
         self.counters.submissions += len(batch.submissions)
         self.counters.batches += 1
         self.counters.bytes += batch.size
-        self._let_go(segment.sequence)
+        self._let_go(batch.oldest)
         if begun:
             self._copy_out()
+        self._find_oldest(segment.sequence)
         mistake: Exception | None = None
         for submission in batch.submissions:
             if submission.done is not None:
@@ -260,14 +250,22 @@ class WriteAheadLog:
         oldest = self.table.oldest_needed()
         return [] if oldest is None else sorted(log.group for log in self.table.holding(oldest))
 
-    def _let_go(self, active: int) -> None:
-        """Give segments without live entries to ``maintain``, oldest first."""
-        needed = self.table.oldest_needed()
-        bound = active if needed is None else min(active, needed)
+    def _let_go(self, bound: int) -> None:
+        """Give segments that the log says are not needed to ``maintain``, oldest first."""
         while (oldest := next(iter(self._segments))) < bound:
             self._unwanted.append(self._segments.pop(oldest))
             self.counters.segments_removed += 1
             self.on_maintenance()
+
+    def _find_oldest(self, active: int) -> None:
+        """Have the next batch say which segment is the oldest that any group needs."""
+        assert self._writer is not None
+        needed = self.table.oldest_needed()
+        oldest = active if needed is None else min(active, needed)
+        if oldest > self._writer.oldest_needed:
+            self._writer.oldest_needed = oldest
+            self.queue.put((), None, 0, must_sync=True)  # so that there is a next batch, whatever others do
+            self.on_work()
 
     def _copy_out(self) -> None:
         """Move small logs out of the oldest segment, so that an idle group does not hold everything behind it."""
@@ -299,13 +297,9 @@ class WriteAheadLog:
 
     def sync(self, batch: Batch) -> None:
         """Make ``batch`` durable, and note in the hint file that it is."""
-        assert batch.segment is not None
+        assert batch.segment is not None and self._hint is not None
         self._guarded(batch.segment.file.sync_data)
-        self._guarded(self._write_hint, batch.segment)
-
-    def _write_hint(self, segment: Segment) -> None:
-        assert self._hint is not None
-        self._hint.write(0, encode_synced(Synced(segment.sequence, segment.salt, segment.end)))
+        self._guarded(self._hint.write, batch.segment)
 
     def _guarded(self, step: Callable[..., T], *arguments: object) -> T:
         """Run a step that writes. An error of the disk is the end of the process; it is never tried again."""

@@ -48,6 +48,7 @@ _U64 = Struct("<Q")
 
 MARK_BYTES = RECORD_HEAD_BYTES + 8
 END_BYTES = RECORD_HEAD_BYTES
+FIRST_BYTES = RECORD_HEAD_BYTES
 SYNCED_BYTES = _SYNCED.size + 4
 
 
@@ -69,13 +70,13 @@ class Kind(IntEnum):
     RESTORE = 19  # the whole log is replaced by the snapshot (index, term); payload as SNAPSHOT
     REMOVE = 20  # the group is gone from this node
     MARK = 32  # group 0, index = segment, term = own offset, payload = salt: all before this place is synced
+    FIRST = 34  # group 0, index = the oldest segment still needed: earlier ones may be gone, it may not
     END = 33  # group 0, index = segment + 1: the log goes on there; this segment is synced
 
 
 ENTRY_KINDS = frozenset((Kind.ENTRY, Kind.ENTRY_CONF_CHANGE, Kind.ENTRY_CONF_CHANGE_V2))
 COPY_KINDS = frozenset((Kind.COPY, Kind.COPY_CONF_CHANGE, Kind.COPY_CONF_CHANGE_V2))
 COPY_OF_ENTRY = Kind.COPY - Kind.ENTRY
-_KNOWN = frozenset(int(kind) for kind in Kind)
 
 
 class LogDamaged(RelayError):
@@ -184,7 +185,8 @@ def encode_entries(
 def decode_record(data: bytes | memoryview, offset: int, salt: int, base: int = 0) -> Record | str | None:
     """The record at ``offset`` of a segment of which ``data`` holds the bytes from ``base`` on.
 
-    None where ``len`` is 0 or fewer than four bytes are left; a string saying why the bytes there are no record.
+    None where ``len`` is 0 or fewer than four bytes are left; a string saying why the bytes there are no record. The
+    type may be one that is not known here.
     """
     at = offset - base
     left = len(data) - at
@@ -196,8 +198,6 @@ def decode_record(data: bytes | memoryview, offset: int, salt: int, base: int = 
         if RECORD_FIXED_BYTES <= length <= left - 8:
             if crc32c(data[at + 8 : after], crc32c(_SEAL.pack(salt, offset))) != crc:
                 return "a record fails its checksum"
-            if kind not in _KNOWN:
-                return f"a record has the unknown type {kind}"
             return Record(kind, group, index, term, bytes(data[at + RECORD_HEAD_BYTES : after]), offset, base + after)
         return f"a record cannot have length {length} here"
     if left < 4 or not any(data[at : at + 4]):

@@ -5,8 +5,8 @@ Let X be the first place of a segment that holds no valid record. The rules, in 
 ====  ========================================================================================  =====================
 rule  found                                                                                     done
 ====  ========================================================================================  =====================
-1     a header that fails its check, a length other than the header's, a number that is         refuse
-      missing between others, a hint of another log
+1     a header that fails its check, a length other than the header's, a number missing         refuse
+      between others or before them and still needed, a hint of another log
 2     X right after an end record, and the next segment exists                                  go on there
 3     X without an end record, but a later segment has data                                     refuse
 4     a valid mark after X, or a hint that says more than X was synced                          refuse
@@ -42,6 +42,7 @@ from relay.store.wal_format import (
     decode_record,
     decode_synced,
     decode_vote,
+    encode_synced,
     find_mark,
     segment_sequence,
 )
@@ -128,6 +129,27 @@ def read_hint(files: Files, directory: str) -> Synced | None:
         return decode_synced(file.read(0, SYNCED_BYTES))
     finally:
         file.close()
+
+
+class SyncedHint:
+    """The hint file while the log is open: rewritten after every sync, never waited for, synced when the log closes."""
+
+    __slots__ = ("file",)
+
+    def __init__(self, files: Files, directory: str, active: Segment) -> None:
+        path = os.path.join(directory, SYNCED_NAME)
+        try:
+            self.file = files.open(path, writable=True)
+            self.write(active)
+        except FileNotFoundError:
+            self.file = files.create(path)
+            self.write(active)
+            self.file.sync()  # it has its block now: later writes need no room
+            files.sync_directory(directory)
+
+    def write(self, segment: Segment) -> None:
+        """Everything in ``segment`` is synced."""
+        self.file.write(0, encode_synced(Synced(segment.sequence, segment.salt, segment.end)))
 
 
 def scan(files: Files, directory: str, visit: Visit, *, repair: bool) -> Recovered:
@@ -217,13 +239,15 @@ class Replay:
 
     def __init__(self, table: GroupTable) -> None:
         self._table = table
-        self._last: Segment | None = None
+        self._oldest = 1  # the oldest segment that is needed
 
     def visit(self, segment: Segment, record: Record) -> None:
         """Apply one record. Raises :class:`LogDamaged` where a valid record makes no sense."""
-        self._last = segment
         kind = record.kind
         if kind == Kind.MARK:
+            return
+        if kind == Kind.FIRST:
+            self._oldest = record.index
             return
         if kind == Kind.REMOVE:
             self._table.drop(record.group)
@@ -234,13 +258,17 @@ class Replay:
         except ValueError as error:
             raise LogDamaged(segment.path, record.offset, f"group {record.group}: {error}") from None
 
-    def finish(self) -> None:
-        """Refuse a log in which entries are missing. Raises :class:`LogDamaged`."""
+    def finish(self, found: Recovered) -> None:
+        """Refuse a log in which something is missing. Raises :class:`LogDamaged`."""
+        if not found.segments:
+            return
+        first, last = found.segments[0], found.segments[-1]
+        if first.sequence > self._oldest:
+            raise LogDamaged(first.path, 0, f"segment {self._oldest} is missing before it: it is still needed")
         for log in self._table.logs():
             if log.hole:
-                assert self._last is not None
                 reason = f"group {log.group}: the entries before {log.first_index()} are missing"
-                raise LogDamaged(self._last.path, self._last.end, reason)
+                raise LogDamaged(last.path, last.end, reason)
         self._table.settle()
 
 
@@ -260,4 +288,5 @@ def apply_record(log: GroupLog, record: Record, place: int) -> None:
     elif kind == Kind.SNAPSHOT:
         log.note_snapshot(Snapshot(b"", record.index, record.term, decode_conf_state(record.payload)))
     else:
-        raise ValueError(f"a record of type {kind} does not belong here")
+        # Whole, so it is not torn: written by a later version, and what it says may matter.
+        raise ValueError(f"a record has the unknown type {kind}")

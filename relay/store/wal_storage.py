@@ -64,14 +64,62 @@ def without_data(snapshot: Snapshot) -> Snapshot:
 
 
 class EntryCache:
-    """How many bytes of entries all groups of a log keep in memory."""
+    """How many bytes of entries all groups of a log keep in memory, and who appended least recently."""
 
-    __slots__ = ("bytes", "bytes_max", "group_bytes_max")
+    __slots__ = ("bytes", "bytes_max", "group_bytes_max", "holders")
 
     def __init__(self, bytes_max: int, group_bytes_max: int) -> None:
         self.bytes = 0
         self.bytes_max = bytes_max
         self.group_bytes_max = group_bytes_max
+        self.holders: dict[CachedEntries, None] = {}  # in the order of their last append
+
+
+class CachedEntries:
+    """The newest entries of one group, without a gap up to its last one; ``entries`` is for reading only."""
+
+    __slots__ = ("_bytes", "_shared", "entries")
+
+    def __init__(self, shared: EntryCache) -> None:
+        self.entries: deque[Entry] = deque()
+        self._bytes = 0
+        self._shared = shared
+
+    def extend(self, entries: Sequence[Entry], size: int) -> None:
+        """Add what comes next, ``size`` bytes; then forget this group's oldest, and all of the most idle groups'."""
+        shared = self._shared
+        self.entries.extend(entries)
+        self._bytes += size
+        shared.bytes += size
+        while self._bytes > shared.group_bytes_max:
+            self._forget(self.entries.popleft())
+        holders = shared.holders
+        holders.pop(self, None)
+        holders[self] = None
+        while shared.bytes > shared.bytes_max:
+            idle = next(iter(holders))
+            if idle is self:
+                self._forget(self.entries.popleft())
+            else:
+                idle.keep(0)
+
+    def drop(self, count: int) -> None:
+        """Forget the newest ``count`` entries, or all when there are fewer."""
+        for _ in range(min(count, len(self.entries))):
+            self._forget(self.entries.pop())
+        self.keep(len(self.entries))
+
+    def keep(self, count: int) -> None:
+        """Keep the newest ``count`` entries at most."""
+        while len(self.entries) > count:
+            self._forget(self.entries.popleft())
+        if not self.entries:
+            self._shared.holders.pop(self, None)
+
+    def _forget(self, entry: Entry) -> None:
+        size = ENTRY_OVERHEAD_BYTES + len(entry.data)
+        self._bytes -= size
+        self._shared.bytes -= size
 
 
 class GroupLog:
@@ -80,19 +128,17 @@ class GroupLog:
     __slots__ = (
         "_base",
         "_base_term",
-        "_cache",
         "_cached",
-        "_cached_bytes",
         "_compacted",
         "_compacted_term",
         "_places",
         "_read",
         "_sizes",
-        "_snapshot",
         "_terms",
         "group",
         "hard_state",
         "hole",
+        "known_snapshot",
         "overwritten",
         "pending",
         "pin",
@@ -110,9 +156,8 @@ class GroupLog:
         self.pending = 0
         self.tail = 0
         self.pin: int | None = None
-        self._cache = cache
         self._read = read
-        self._snapshot = Snapshot()
+        self.known_snapshot = Snapshot()  # index, term and configuration of the newest snapshot
         self._base = 0
         self._base_term = 0
         # What the last compact or restore record said: the base, unless there is a hole behind it.
@@ -122,15 +167,13 @@ class GroupLog:
         self._terms = array("Q")
         self._places = array("Q")
         self._sizes = array("I")
-        # The newest entries, contiguous up to the last one.
-        self._cached: deque[Entry] = deque()
-        self._cached_bytes = 0
+        self._cached = CachedEntries(cache)
 
     # --- the storage interface of the Raft core -------------------------------------------------------------------
 
     def initial_state(self) -> tuple[HardState, ConfState]:
         """The hard state and the configuration of the newest snapshot known."""
-        return self.hard_state, self._snapshot.conf_state
+        return self.hard_state, self.known_snapshot.conf_state
 
     def first_index(self) -> int:
         """The index of the oldest entry that can be had, or of the next one when there is none."""
@@ -166,22 +209,18 @@ class GroupLog:
         if not self._terms:
             raise Unavailable
         if size_max < NO_LIMIT:
-            high = self._within(low, high, size_max)
-        cached_from = last + 1 - len(self._cached)
+            high = low + _within(self._sizes, low - base - 1, high - base - 1, size_max)
+        cached = self._cached.entries
+        cached_from = last + 1 - len(cached)
         found = [self._fetch(index) for index in range(low, min(high, cached_from))]
-        cached = self._cached
         found.extend([cached[index - cached_from] for index in range(max(low, cached_from), high)])
         return tuple(found)
 
     def snapshot(self) -> Snapshot:
         """The newest snapshot, with its data where a ``snapshot_source`` was given. May raise SnapshotUnavailable."""
         if self.snapshot_source is None:
-            return self._snapshot
-        return self.snapshot_source(self._snapshot)
-
-    def known_snapshot(self) -> Snapshot:
-        """Index, term and configuration of the newest snapshot, without its data."""
-        return self._snapshot
+            return self.known_snapshot
+        return self.snapshot_source(self.known_snapshot)
 
     # --- what records do ------------------------------------------------------------------------------------------
 
@@ -205,7 +244,7 @@ class GroupLog:
         self._terms.append(entry.term)
         self._places.append(place)
         self._sizes.append(len(entry.data))
-        self._keep(entry)
+        self._cached.extend((entry,), ENTRY_OVERHEAD_BYTES + len(entry.data))
 
     def extend(self, entries: Sequence[Entry], places: array[int]) -> None:
         """The records of consecutive entries: :meth:`append` for each, in a few steps when they continue the log."""
@@ -217,11 +256,7 @@ class GroupLog:
         self._terms.extend([entry.term for entry in entries])
         self._places.extend(places)
         self._sizes.extend(sizes)
-        self._cached.extend(entries)
-        total = sum(sizes) + ENTRY_OVERHEAD_BYTES * len(sizes)
-        self._cached_bytes += total
-        self._cache.bytes += total
-        self._trim()
+        self._cached.extend(entries, sum(sizes) + ENTRY_OVERHEAD_BYTES * len(sizes))
 
     def copy(self, entry: Entry, place: int) -> None:
         """A copy record. Raises ValueError when the log has another entry there."""
@@ -236,7 +271,7 @@ class GroupLog:
     def compact(self, index: int, term: int) -> None:
         """A compact record: drop entries up to ``index``."""
         self._compacted, self._compacted_term = index, term
-        if index < self._base or (index == self._base and not self.hole):
+        if index < self._base:
             return
         count = index - self._base
         if count >= len(self._terms):
@@ -246,7 +281,7 @@ class GroupLog:
             del self._places[:count]
             del self._sizes[:count]
             self._base = index
-            self._evict(len(self._terms))
+            self._cached.keep(len(self._terms))
         self._base_term = term
         self.hole = False
 
@@ -256,11 +291,11 @@ class GroupLog:
         self._base_term = self._compacted_term = snapshot.term
         self._compacted = snapshot.index
         self.hole = False
-        self._snapshot = without_data(snapshot)
+        self.known_snapshot = without_data(snapshot)
 
     def note_snapshot(self, snapshot: Snapshot) -> None:
         """A snapshot record."""
-        self._snapshot = without_data(snapshot)
+        self.known_snapshot = without_data(snapshot)
 
     # --- what the log asks ----------------------------------------------------------------------------------------
 
@@ -283,19 +318,9 @@ class GroupLog:
         self._compacted = self._compacted_term = 0
         self.hole = False
         self.hard_state = HardState()
-        self._snapshot = Snapshot()
+        self.known_snapshot = Snapshot()
 
     # --- inside ---------------------------------------------------------------------------------------------------
-
-    def _within(self, low: int, high: int, size_max: int) -> int:
-        sizes = self._sizes
-        first = self._base + 1
-        total = ENTRY_OVERHEAD_BYTES + sizes[low - first] if low < high else 0
-        for index in range(low + 1, high):
-            total += ENTRY_OVERHEAD_BYTES + sizes[index - first]
-            if total > size_max:
-                return index
-        return high
 
     def _fetch(self, index: int) -> Entry:
         at = index - self._base - 1
@@ -309,8 +334,7 @@ class GroupLog:
         del self._terms[at:]
         del self._places[at:]
         del self._sizes[at:]
-        for _ in range(min(gone, len(self._cached))):
-            self._uncount(self._cached.pop())
+        self._cached.drop(gone)
 
     def _start_after(self, index: int) -> None:
         """No entries; the next one is ``index + 1``."""
@@ -318,25 +342,12 @@ class GroupLog:
         self._base = index
         self._base_term = 0
 
-    def _keep(self, entry: Entry) -> None:
-        size = ENTRY_OVERHEAD_BYTES + len(entry.data)
-        self._cached.append(entry)
-        self._cached_bytes += size
-        self._cache.bytes += size
-        self._trim()
 
-    def _trim(self) -> None:
-        """Forget the oldest cached entries until the bounds hold."""
-        cache = self._cache
-        while self._cached and (self._cached_bytes > cache.group_bytes_max or cache.bytes > cache.bytes_max):
-            self._uncount(self._cached.popleft())
-
-    def _evict(self, count: int) -> None:
-        """Keep the newest ``count`` entries at most."""
-        while len(self._cached) > count:
-            self._uncount(self._cached.popleft())
-
-    def _uncount(self, entry: Entry) -> None:
-        size = ENTRY_OVERHEAD_BYTES + len(entry.data)
-        self._cached_bytes -= size
-        self._cache.bytes -= size
+def _within(sizes: array[int], low: int, high: int, size_max: int) -> int:
+    """How many of the entries at ``[low, high)`` are within ``size_max`` bytes; at least one if there is one."""
+    total = 0
+    for at in range(low, high):
+        total += ENTRY_OVERHEAD_BYTES + sizes[at]
+        if total > size_max and at > low:
+            return at - low
+    return high - low

@@ -3,7 +3,7 @@
 A batch is one write into one segment: ``mark · records``. When it does not fit any more, the segment gets its end
 record and is synced, and the batch opens the next segment, behind a mark and a checkpoint: hard state, snapshot and
 compaction point of every group. So a segment is needed only for the entries in it, and an old one without live
-entries can be removed.
+entries can be removed, once a batch has said so: a segment that is missing without that is damage.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from relay.cluster.raft.types import ConfState, Entry, HardState, Snapshot
 from relay.store.wal_format import (
     COPY_OF_ENTRY,
     END_BYTES,
+    FIRST_BYTES,
     HEADER_BYTES,
     MARK_BYTES,
     RECORD_HEAD_BYTES,
@@ -33,6 +34,7 @@ from relay.store.wal_segment import Segment, SegmentSupply
 from relay.store.wal_storage import GroupLog, encode_conf_state, without_data
 
 HARD_STATE_BYTES = RECORD_HEAD_BYTES + 8
+BATCH_OVERHEAD_BYTES = MARK_BYTES + FIRST_BYTES + END_BYTES
 CHECKPOINT_BYTES = HARD_STATE_BYTES + 2 * RECORD_HEAD_BYTES  # of a group, beside its configuration state
 
 
@@ -58,7 +60,7 @@ class LogOptions:
         """Raises ValueError when a checkpoint and the largest submission do not fit into one segment."""
         if not SEGMENT_BYTES_MIN <= self.segment_bytes <= SEGMENT_BYTES_MAX:
             raise ValueError(f"segment_bytes must be {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}")
-        fixed = HEADER_BYTES + MARK_BYTES + END_BYTES
+        fixed = HEADER_BYTES + BATCH_OVERHEAD_BYTES
         checkpoint = self.groups_max * (CHECKPOINT_BYTES + self.conf_state_bytes_max)
         if fixed + checkpoint + max(self.submission_bytes_max, self.batch_bytes_max) > self.segment_bytes:
             raise ValueError("segment_bytes does not hold a checkpoint of groups_max groups and the largest batch")
@@ -104,6 +106,7 @@ class Batch:
     submissions: list[Submission]
     size: int
     segment: Segment | None = None  # where it was written
+    oldest: int = 0  # segments before this one may be removed once the batch is durable
 
 
 @attrs.define
@@ -119,16 +122,18 @@ class _Head:
 class LogWriter:
     """Encodes batches and appends them. Used by one thread at a time, the one that syncs."""
 
-    __slots__ = ("_heads", "_needs_checkpoint", "_supply", "segment")
+    __slots__ = ("_heads", "_needs_checkpoint", "_oldest", "_supply", "oldest_needed", "segment")
 
-    def __init__(self, segment: Segment, supply: SegmentSupply, groups: Iterable[GroupLog]) -> None:
+    def __init__(self, segment: Segment, supply: SegmentSupply, groups: Iterable[GroupLog], oldest: int) -> None:
         self.segment = segment
+        self.oldest_needed = oldest  # set by the loop; said in the next batch
+        self._oldest = oldest
         self._supply = supply
         self._needs_checkpoint = segment.end == HEADER_BYTES
         self._heads: dict[int, _Head] = {}
         for log in groups:
             hard_state, _ = log.initial_state()
-            snapshot = log.known_snapshot()
+            snapshot = log.known_snapshot
             head = _Head(hard_state, snapshot if snapshot.index or snapshot.conf_state != ConfState() else None)
             head.base = log.first_index() - 1
             head.base_term = log.term(head.base)
@@ -140,7 +145,7 @@ class LogWriter:
         False, and nothing of the batch is written, while there is no next segment. Raises OSError.
         """
         segment = self.segment
-        if segment.end + MARK_BYTES + batch.size + END_BYTES > segment.size:
+        if segment.end + BATCH_OVERHEAD_BYTES + batch.size > segment.size:
             following = self._supply.take()
             if following is None:
                 return False
@@ -148,6 +153,10 @@ class LogWriter:
             segment = following
         out = [encode_mark(segment.salt, segment.end, segment.sequence)]
         offset = segment.end + MARK_BYTES
+        oldest = self.oldest_needed
+        if self._needs_checkpoint or oldest != self._oldest:
+            self._oldest = oldest
+            offset = self._record(out, offset, Kind.FIRST, 0, oldest, 0, b"")
         if self._needs_checkpoint:
             offset = self._checkpoint(out, offset)
         for submission in batch.submissions:
@@ -158,6 +167,7 @@ class LogWriter:
         segment.append(data)
         self._needs_checkpoint = False
         batch.segment = segment
+        batch.oldest = oldest
         return True
 
     def _end_segment(self, following: Segment) -> None:

@@ -16,12 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from relay.cluster.raft.errors import Compacted, RaftInvariantError, Unavailable
-from relay.cluster.raft.storage import MemoryStorage, Storage
-from relay.cluster.raft.types import ConfState, Entry, HardState, Snapshot, limit_size
+from relay.cluster.raft.types import ConfState, Entry, HardState, Snapshot
 from relay.errors import LimitExceeded
-from relay.store.files import File, Files, OsFile, OsFiles
-from relay.store.wal import LogStopped, WriteAheadLog, end_process
+from relay.store.files import File, OsFile, OsFiles
+from relay.store.wal import WriteAheadLog, end_process
 from relay.store.wal_format import (
     COPY_OF_ENTRY,
     Kind,
@@ -41,37 +39,13 @@ from relay.store.wal_format import (
 )
 from relay.store.wal_queue import LogFull
 from relay.store.wal_thread import LogThreads
-from relay.store.wal_writer import GroupWrite, LogOptions
+from relay.store.wal_writer import GroupWrite
 from relay.test.simulated_files import SimulatedFiles
-from relay.test.wal_model import SMALL, Workload, replayed, state_of, steps_of, visible
+from relay.test.wal_model import DIRECTORY, SMALL, drain, entries, fill, opened
 
-DIRECTORY = "/log"
 u8, u32, u64 = st.integers(0, 255), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 few = settings(deadline=None, max_examples=60)
 kinds = st.sampled_from([int(kind) for kind in Kind])
-
-
-def opened(disk: Files, options: LogOptions = SMALL) -> WriteAheadLog:
-    """A log that may not fail."""
-
-    def fatal(error: BaseException) -> None:
-        raise AssertionError("on_fatal") from error
-
-    log = WriteAheadLog(disk, DIRECTORY, options, on_fatal=fatal, random_bytes=Random(7).randbytes)
-    log.open()
-    return log
-
-
-def entries(first: int, count: int, size: int = 10, term: int = 1) -> list[Entry]:
-    """Entries of ``size`` bytes."""
-    return [Entry(0, term, index, bytes([index % 256]) * size) for index in range(first, first + count)]
-
-
-def fill(log: WriteAheadLog, group: int, count: int, size: int = 500) -> None:
-    """Append ``count`` entries to ``group``, one write each."""
-    for _ in range(count):
-        log.submit([GroupWrite(group, entries(log.group(group).tail + 1, 1, size))])
-        log.run_once()
 
 
 class FormatTests(unittest.TestCase):
@@ -224,7 +198,7 @@ class GroupCommitTests(unittest.TestCase):
         while isinstance(record := decode_record(data, offset, decode_segment_header(data, "").salt), Record):
             found.append(record.kind)
             offset = record.end
-        self.assertEqual(found, [Kind.MARK, Kind.RESTORE, Kind.ENTRY, Kind.HARD_STATE])
+        self.assertEqual(found, [Kind.MARK, Kind.FIRST, Kind.RESTORE, Kind.ENTRY, Kind.HARD_STATE])
 
 
 class LimitTests(unittest.TestCase):
@@ -307,7 +281,7 @@ class LimitTests(unittest.TestCase):
         self.assertIn("No space left", self.log.no_room or "")
         self.assertEqual(self.log.holding_oldest(), [1])
         self.log.submit([GroupWrite(1, compact=tail)])
-        self.log.run_once()
+        drain(self.log)
         self.assertTrue(self.log.maintain())
         fill(self.log, 1, 3)
         self.disk.crash(Random(1))
@@ -335,181 +309,6 @@ class LimitTests(unittest.TestCase):
         self.disk.capacity_bytes = 1 << 30
         self.assertTrue(self.log.run_once())
         self.assertEqual(self.log.group(1).hard_state.term, tail + 1)
-
-
-class SegmentTests(unittest.TestCase):
-    """The log goes on from segment to segment, and old ones go."""
-
-    def setUp(self):
-        self.disk = SimulatedFiles()
-        self.log = opened(self.disk)
-
-    def segments(self) -> list[int]:
-        """The numbers of the segment files."""
-        return [number for name in self.disk.list(DIRECTORY) if (number := segment_sequence(name))]
-
-    def test_one_is_made_ahead(self):
-        """After every turn there is the segment in use and a spare one."""
-        fill(self.log, 1, 60)
-        used = self.log.counters.segments_begun + 1
-        self.assertGreater(used, 2)
-        self.assertEqual(self.segments(), list(range(1, used + 2)))
-
-    def test_made_beside_and_synced_before_it_has_its_name(self):
-        """Zero-filled and synced under another name, renamed, and then the directory is synced."""
-        self.disk.calls.clear()
-        self.log.maintain()
-        path = f"{DIRECTORY}/{segment_name(2)}"
-        self.assertEqual(
-            self.disk.calls,
-            [(call, path + ".tmp") for call in ("create", "zero_fill", "write", "sync")]
-            + [("rename", path), ("sync_directory", DIRECTORY)],
-        )
-
-    def test_compaction_releases(self):
-        """Segments whose entries were all compacted are removed, oldest first, and the rest is as before."""
-        fill(self.log, 1, 60)
-        before = self.segments()
-        self.log.submit([GroupWrite(1, compact=50)])
-        self.log.run_once()
-        self.assertEqual(self.segments(), before[-len(self.segments()) :])
-        self.assertLess(len(self.segments()), len(before))
-        self.disk.crash(Random(3))
-        found = opened(self.disk).group(1)
-        self.assertEqual((found.first_index(), found.term(50), found.last_index()), (51, 1, 60))
-
-    def test_idle_groups_do_not_hold_segments(self):
-        """A small idle group's entries move on; its hard state, snapshot and removal survive in every segment."""
-        snapshot = Snapshot(b"", 1, 1, ConfState((1, 2, 3)))
-        self.log.submit([GroupWrite(2, entries(1, 3), HardState(1, 2, 3), snapshot=snapshot, compact=0)])
-        self.log.submit([GroupWrite(3, entries(1, 1))])
-        self.log.run_once()
-        self.log.submit([GroupWrite(3, remove=True)])
-        for _ in range(8):
-            fill(self.log, 1, 20)
-            self.log.submit([GroupWrite(1, compact=self.log.group(1).last_index())])
-            self.log.run_once()
-        self.assertGreater(self.segments()[0], 1)
-        self.assertGreater(self.log.counters.copied_entries, 0)
-        state = state_of(self.log)
-        self.assertEqual(state[2], (0, 0, tuple(entries(1, 3)), HardState(1, 2, 3), snapshot))
-        self.disk.crash(Random(4))
-        log = opened(self.disk)
-        self.assertEqual(state_of(log), state)
-        self.assertEqual(log.table.numbers(), [1, 2])
-
-    def test_a_large_group_holds_segments(self):
-        """A group with more entries than are copied keeps its segments and is named."""
-        fill(self.log, 2, 10)
-        for _ in range(4):
-            fill(self.log, 1, 20)
-            self.log.submit([GroupWrite(1, compact=self.log.group(1).last_index())])
-            self.log.run_once()
-        self.assertEqual(self.segments()[0], 1)
-        self.assertEqual(self.log.holding_oldest(), [2])
-
-    def test_only_one_process(self):
-        """A log that is open cannot be opened again; after it was closed it can."""
-        second = WriteAheadLog(self.disk, DIRECTORY, SMALL)
-        self.assertRaises(LogStopped, second.open)
-        self.log.close()
-        self.log.close()
-        opened(self.disk).close()
-        self.assertEqual(self.disk.opened, set(), "files left open")
-
-    def test_a_failed_open_leaves_nothing_open(self):
-        """Damage closes all files and the lock."""
-        fill(self.log, 1, 60)
-        self.log.close()
-        path = f"{DIRECTORY}/{segment_name(2)}"
-        content = self.disk.content(path)
-        self.disk.damage(path, content[:5000] + b"!" + content[5001:])
-        self.assertRaises(LogDamaged, opened, self.disk)
-        self.assertEqual(self.disk.opened, set())
-
-
-class StorageTests(unittest.TestCase):
-    """What the Raft core reads."""
-
-    def test_agrees_with_the_plain_list(self):
-        """For random work, with a cache that holds little, the storages show what the list of writes says."""
-        for seed in range(40):
-            dice = Random(seed)
-            log = opened(SimulatedFiles())
-            load = Workload(dice)
-            steps = []
-            for _ in range(60):
-                try:
-                    steps += steps_of(load.submit(log, lambda: None, must_sync=True))
-                except LogFull:
-                    self.fail("the load is too large")
-                if dice.random() < 0.5:
-                    while log.run_once():
-                        pass
-            while log.run_once():
-                pass
-            expected = visible(replayed(steps))
-            self.assertEqual(state_of(log), expected, seed)
-            for number, (base, _, stored, _, _) in expected.items():
-                for _ in range(20 if stored else 0):
-                    low = dice.randint(base + 1, base + len(stored))
-                    high = dice.randint(low, base + len(stored) + 1)
-                    size_max = dice.choice((0, 50, 500, 2**64 - 1))
-                    plain = limit_size(stored[low - base - 1 : high - base - 1], size_max)
-                    self.assertEqual(log.group(number).entries(low, high, size_max), plain)
-
-    def test_errors_of_the_memory_storage(self):
-        """Outside of the log the same errors as from the core's own storage."""
-        log = opened(SimulatedFiles())
-        memory = MemoryStorage()
-        storages: list[Storage] = [log.group(1), memory]
-        for storage in storages:
-            self.assertRaises(Unavailable, storage.entries, 1, 1, 100)
-        log.submit([GroupWrite(1, entries(1, 9))])
-        log.run_once()
-        log.submit([GroupWrite(1, compact=4)])
-        log.run_once()
-        memory.append(entries(1, 9))
-        memory.compact(4)
-        for storage in storages:
-            self.assertEqual((storage.first_index(), storage.last_index(), storage.term(4)), (5, 9, 1))
-            self.assertRaises(Compacted, storage.term, 3)
-            self.assertRaises(Unavailable, storage.term, 10)
-            self.assertRaises(Compacted, storage.entries, 4, 6, 100)
-            self.assertRaises(RaftInvariantError, storage.entries, 5, 11, 100)
-
-    def test_bounded_cache(self):
-        """However much is appended, no more than the bounds is kept in memory; the rest is read from disk."""
-        log = opened(SimulatedFiles())
-        for group in (1, 2, 3):
-            fill(log, group, 20, 100)
-        cache = log.table._cache
-        self.assertLessEqual(cache.bytes, SMALL.cache_bytes_max)
-        self.assertEqual(log.group(1).entries(1, 21), tuple(entries(1, 20, 100)))
-        for group in (1, 2, 3):
-            log.submit([GroupWrite(group, remove=True)])
-        log.run_once()
-        self.assertEqual(cache.bytes, 0)
-
-    def test_reading_checks_again(self):
-        """An entry that the disk gives back changed is damage, not data."""
-        disk = SimulatedFiles()
-        log = opened(disk)
-        fill(log, 1, 5, 500)
-        path = f"{DIRECTORY}/{segment_name(1)}"
-        content = disk.content(path)
-        disk.damage(path, content[:4300] + b"!" + content[4301:])
-        self.assertRaises(LogDamaged, log.group(1).entries, 1, 2)
-
-    def test_snapshot_source(self):
-        """Where a source is given it fills in the data; the log itself keeps none."""
-        log = opened(SimulatedFiles())
-        log.submit([GroupWrite(1, restore=Snapshot(b"large", 5, 2, ConfState((1,))))])
-        log.run_once()
-        storage = log.group(1)
-        self.assertEqual(storage.snapshot(), Snapshot(b"", 5, 2, ConfState((1,))))
-        storage.snapshot_source = lambda known: Snapshot(b"where it is", known.index, known.term, known.conf_state)
-        self.assertEqual(storage.snapshot().data, b"where it is")
 
 
 class HeldFiles(OsFiles):

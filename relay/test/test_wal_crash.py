@@ -15,115 +15,19 @@ from twisted.trial import unittest
 
 from relay.cluster.raft.types import Entry, HardState
 from relay.store.wal import LogStopped, WriteAheadLog
-from relay.store.wal_format import HEADER_BYTES, Kind, LogDamaged, segment_name
-from relay.store.wal_queue import LogFull
-from relay.store.wal_writer import Batch, GroupWrite
-from relay.test.simulated_files import SimulatedCrash, SimulatedFiles
-from relay.test.wal_model import SMALL, State, Step, Workload, advance, replayed, state_of, steps_of, visible
-
-DIRECTORY = "/log"
-
-
-class Died(Exception):
-    """on_fatal was called."""
-
-
-def die(error: BaseException) -> None:
-    """An on_fatal for tests."""
-    raise Died from error
-
-
-def opened(disk: SimulatedFiles, seed: int = 1) -> WriteAheadLog:
-    """The log on ``disk``, recovered."""
-    log = WriteAheadLog(disk, DIRECTORY, SMALL, on_fatal=die, random_bytes=Random(seed).randbytes)
-    log.open()
-    return log
-
-
-class Life:
-    """A log at work on a disk that may stop it at any call, and the list of what it has to answer for."""
-
-    def __init__(self, seed: int) -> None:
-        self.dice = Random(seed)
-        self.disk = SimulatedFiles()
-        self.steps: list[Step] = []  # submitted, in order
-        self.acknowledged = 0  # how many of them
-        self.lives = 0
-        self.refused = 0
-        self.counts: Counter[str] = Counter()
-
-    def live(self, calls: int, turns: int) -> None:
-        """Recover, compare, work until the disk stops after ``calls`` operations or ``turns`` are over; then crash."""
-        self.lives += 1
-        countdown = calls
-
-        def stop_in_time(name: str, path: str) -> None:
-            nonlocal countdown
-            countdown -= 1
-            if countdown < 0:
-                raise SimulatedCrash(name)
-
-        self.disk.on_call = stop_in_time
-        try:
-            log = WriteAheadLog(self.disk, DIRECTORY, SMALL, on_fatal=die, random_bytes=self.dice.randbytes)
-            log.open()
-            self.compare(state_of(log))
-            self.work(log, turns)
-        except SimulatedCrash:
-            pass
-        self.counts.update({name: getattr(log.counters, name) for name in log.counters.__slots__})
-        self.disk.on_call = lambda name, path: None
-        self.disk.crash(self.dice)
-
-    def compare(self, found: State) -> None:
-        """What was recovered is a prefix of what was submitted, and has all that was acknowledged."""
-        state = replayed(self.steps[: self.acknowledged])
-        fits = self.acknowledged if visible(state) == found else None
-        for count, step in enumerate(self.steps[self.acknowledged :], self.acknowledged + 1):
-            advance(state, step)
-            if visible(state) == found:
-                fits = count
-        if fits is None:
-            raise AssertionError(f"life {self.lives}: no prefix from {self.acknowledged} of {len(self.steps)} steps")
-        del self.steps[fits:]
-        self.acknowledged = fits
-
-    def work(self, log: WriteAheadLog, turns: int) -> None:
-        """Random submissions, and the steps of the writer in between."""
-        load = Workload.after(self.dice, log)
-        batch: Batch | None = None
-        stage = 0
-        for _ in range(turns):
-            chance = self.dice.random()
-            if chance < 0.4:
-                self.submit(log, load)
-            elif chance < 0.5:
-                log.maintain()
-            elif batch is None:
-                batch, stage = log.queue.take(), 0
-            elif stage == 0:
-                stage = int(log.write(batch) or (log.maintain() and log.write(batch)))
-            elif stage == 1:
-                log.sync(batch)
-                stage = 2
-            else:
-                log.complete(batch)
-                batch = None
-
-    def submit(self, log: WriteAheadLog, load: Workload) -> None:
-        """Submit the next write, and add its records to what must come back once it was acknowledged."""
-        end = [0]
-
-        def acknowledge() -> None:
-            self.acknowledged = max(self.acknowledged, end[0])
-
-        try:
-            write = load.submit(log, acknowledge, must_sync=self.dice.random() < 0.7)
-        except LogFull:
-            self.refused += 1
-            return
-        self.steps += steps_of(write)
-        end[0] = len(self.steps)
+from relay.store.wal_format import (
+    HEADER_BYTES,
+    Kind,
+    LogDamaged,
+    decode_segment_header,
+    decode_synced,
+    encode_record,
+    encode_synced,
+    segment_name,
+)
+from relay.store.wal_writer import GroupWrite
+from relay.test.simulated_files import SimulatedFiles
+from relay.test.wal_model import DIRECTORY, SMALL, Died, Life, State, Workload, opened, replayed, state_of, visible
 
 
 def small_log() -> tuple[SimulatedFiles, list[int], State]:
@@ -203,18 +107,99 @@ class CutTests(unittest.TestCase):
         disk.kill()
         self.assertEqual(opened(disk).group(1).last_index(), 10)
 
-    def test_a_segment_is_missing(self):
-        """A segment that was in use and is gone is damage: the first, one between, the last."""
-        disk = SimulatedFiles()
-        log = opened(disk)
-        for index in range(1, 120):
-            log.submit([GroupWrite(1, [Entry(0, 1, index, bytes(500))])])
+    def test_what_was_read_stays(self):
+        """What a recovery after a kill has shown survives a power failure, though its first writer never synced it."""
+        for seed in range(10):
+            disk = SimulatedFiles()
+            log = opened(disk)
+            log.submit([GroupWrite(1, [Entry(0, 1, 1, b"never synced")])])
+            batch = log.queue.take()
+            assert batch is not None
+            log.write(batch)
+            disk.kill()
+            self.assertEqual(opened(disk).group(1).last_index(), 1)
+            disk.crash(Random(seed))
+            self.assertEqual(opened(disk).group(1).last_index(), 1)
+
+
+class MissingTests(unittest.TestCase):
+    """Whole segments are gone or empty, with and without the hint."""
+
+    def setUp(self):
+        self.disk = SimulatedFiles()
+        log = opened(self.disk)
+        log.submit([GroupWrite(1, [Entry(0, 1, 1, bytes(1800))])])  # too large to be copied out of the first segment
+        log.run_once()
+        while log.counters.segments_begun < 3:
+            log.submit([GroupWrite(2, hard_state=HardState(1, 1, 0))] * 9)
             log.run_once()
-        disk.kill()
-        for missing in (1, 2, 3, 4):
-            twin = disk.copy()
-            twin.delete(f"{DIRECTORY}/{segment_name(missing)}")
-            self.assertRaises(LogDamaged, opened, twin)
+        self.disk.kill()
+        self.paths = [f"{DIRECTORY}/{name}" for name in self.disk.list(DIRECTORY) if name.endswith(".wal")]
+        self.assertEqual(len(self.paths), 5)
+
+    def refuses(self, gone: list[str], *, hint: bool = True) -> str:
+        """Without the files in ``gone``; what is said."""
+        twin = self.disk.copy()
+        for path in gone if hint else [*gone, f"{DIRECTORY}/synced"]:
+            twin.delete(path)
+        with self.assertRaises(LogDamaged) as caught:
+            opened(twin)
+        self.assertEqual(twin.opened, set())
+        return str(caught.exception)
+
+    def test_one_between(self):
+        """A gap in the numbers, even if nothing in the gap is missed by any group."""
+        for hint in (True, False):
+            self.assertIn("segment 2 is missing between 1 and 3", self.refuses(self.paths[1:2], hint=hint))
+
+    def test_the_last(self):
+        """The segment in use and the spare: the one before says that the log goes on."""
+        self.assertIn("segment 4 is missing", self.refuses(self.paths[3:], hint=True))
+        self.assertIn("segment 4 is missing: the log goes on there", self.refuses(self.paths[3:], hint=False))
+
+    def test_the_first(self):
+        """A segment that a group still needs, though the group is not named in any later one; the spare alone."""
+        for hint in (True, False):
+            self.assertIn("segment 1 is missing before it: it is still needed", self.refuses(self.paths[:1], hint=hint))
+            self.refuses(self.paths[:4], hint=hint)
+
+    def test_all(self):
+        """An emptied directory is not a new log while the hint says that there was one."""
+        self.assertIn("segment 4 is missing: it was in use", self.refuses(self.paths))
+
+    def test_no_end_record(self):
+        """Records that stop without an end record, in a segment that others follow."""
+        twin = self.disk.copy()
+        twin.delete(f"{DIRECTORY}/synced")
+        content = twin.content(self.paths[1])
+        end = content.rfind(bytes([Kind.END])) - 8
+        twin.damage(self.paths[1], content[:end].ljust(len(content), b"\0"))
+        with self.assertRaises(LogDamaged) as caught:
+            opened(twin)
+        self.assertEqual((caught.exception.path, caught.exception.offset), (self.paths[1], end))
+        self.assertIn("the records end, but the log goes on in segment 3", str(caught.exception))
+
+    def test_the_last_records_of_two_segments(self):
+        """The end record and everything after it are zeros: the hint still knows of the next segment."""
+        twin = self.disk.copy()
+        content = twin.content(self.paths[2])
+        end = content.rfind(bytes([Kind.END])) - 8
+        twin.damage(self.paths[2], content[:end].ljust(len(content), b"\0"))
+        content = twin.content(self.paths[3])
+        twin.damage(self.paths[3], content[:HEADER_BYTES].ljust(len(content), b"\0"))
+        with self.assertRaises(LogDamaged) as caught:
+            opened(twin)
+        self.assertIn("but the log goes on in segment 4", str(caught.exception))
+
+    def test_a_hint_of_another_log(self):
+        """The hint's salt is not that of its segment: somebody mixed the files of two logs."""
+        twin = self.disk.copy()
+        hint = decode_synced(twin.content(f"{DIRECTORY}/synced"))
+        assert hint is not None
+        twin.damage(f"{DIRECTORY}/synced", encode_synced(hint._replace(salt=hint.salt ^ 1)))
+        with self.assertRaises(LogDamaged) as caught:
+            opened(twin)
+        self.assertIn("belongs to another log", str(caught.exception))
 
 
 def flipped(disk: SimulatedFiles, path: str, bit: int) -> SimulatedFiles:
@@ -295,8 +280,43 @@ class FlipTests(unittest.TestCase):
         self.assertEqual(flip_matrix(disk, state, path, rest), {"recovered": len(rest)})
 
 
+class NonsenseTests(unittest.TestCase):
+    """Records that are whole and make no sense: a mistake of ours, never to be built upon."""
+
+    def refused(self, *records: tuple[int, int, int, int, bytes]) -> str:
+        """A log with these records (kind, group, index, term, payload); what is said of it."""
+        disk = SimulatedFiles()
+        opened(disk).close()
+        path = f"{DIRECTORY}/{segment_name(1)}"
+        content = disk.content(path)
+        salt, data = decode_segment_header(content, path).salt, content[:HEADER_BYTES]
+        for record in records:
+            data += encode_record(salt, len(data), *record)
+        disk.damage(path, data.ljust(len(content), b"\0"))
+        with self.assertRaises(LogDamaged) as caught:
+            opened(disk)
+        self.assertEqual(caught.exception.path, path)
+        return str(caught.exception)
+
+    def test_nonsense(self):
+        """Each is refused with the group and the reason."""
+        entry = (Kind.ENTRY, 7, 1, 1, b"")
+        for records, reason in (
+            ([entry, (Kind.ENTRY, 7, 3, 1, b"")], "group 7: the entries before 3 are missing"),
+            ([entry, (Kind.COPY, 7, 1, 2, b"")], "group 7: a copy of entry 1 has term 2, not 1"),
+            ([(Kind.HARD_STATE, 7, 0, 1, b"1234567")], "group 7: a hard state has 8 bytes of payload, not 7"),
+            ([(Kind.SNAPSHOT, 7, 1, 1, b"?")], "group 7: no configuration state"),
+            ([(Kind.RESTORE, 7, 1, 1, b"")], "group 7: no configuration state"),
+        ):
+            self.assertIn(reason, self.refused(*records))
+
+    def test_unknown_type(self):
+        """A type of a later version: it is not cut, being whole, and not skipped, as what it says may matter."""
+        self.assertIn("unknown type 99", self.refused((99, 7, 1, 1, b"")))
+
+
 class CrashTests(unittest.TestCase):
-    """Power fails at any operation; unsynced sectors are lost, torn and reordered."""
+    """Power fails or the process ends at any operation; unsynced sectors are lost, torn and reordered."""
 
     def run_seeds(self, seeds: range) -> Counter[str]:
         """Four lives and a last recovery for each seed."""

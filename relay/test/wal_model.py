@@ -3,14 +3,18 @@ compared with."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
 from relay.cluster.raft.types import ConfState, Entry, HardState, Snapshot
+from relay.store.files import Files
 from relay.store.wal import WriteAheadLog
+from relay.store.wal_queue import LogFull
 from relay.store.wal_storage import GroupLog
-from relay.store.wal_writer import GroupWrite, LogOptions
+from relay.store.wal_writer import Batch, GroupWrite, LogOptions
+from relay.test.simulated_files import SimulatedCrash, SimulatedFiles
 
 SMALL = LogOptions(
     segment_bytes=16 << 10,
@@ -29,9 +33,45 @@ SMALL = LogOptions(
 )
 """Limits so small that a test reaches all of them."""
 
+DIRECTORY = "/log"
+
 GroupState = tuple[int, int, tuple[Entry, ...], HardState, Snapshot]
 State = dict[int, GroupState]
 EMPTY: GroupState = (0, 0, (), HardState(), Snapshot())
+
+
+class Died(Exception):
+    """on_fatal was called."""
+
+
+def die(error: BaseException) -> None:
+    """An on_fatal for tests."""
+    raise Died from error
+
+
+def opened(disk: Files, options: LogOptions = SMALL) -> WriteAheadLog:
+    """The log on ``disk``, recovered; it may not fail."""
+    log = WriteAheadLog(disk, DIRECTORY, options, on_fatal=die, random_bytes=Random(7).randbytes)
+    log.open()
+    return log
+
+
+def entries(first: int, count: int, size: int = 10, term: int = 1) -> list[Entry]:
+    """Entries of ``size`` bytes."""
+    return [Entry(0, term, index, bytes([index % 256]) * size) for index in range(first, first + count)]
+
+
+def drain(log: WriteAheadLog) -> None:
+    """Write all that waits, and what that leads to."""
+    while log.run_once():
+        pass
+
+
+def fill(log: WriteAheadLog, group: int, count: int, size: int = 500) -> None:
+    """Append ``count`` entries to ``group``, one write each."""
+    for _ in range(count):
+        log.submit([GroupWrite(group, entries(log.group(group).tail + 1, 1, size))])
+        log.run_once()
 
 
 def state_of(log: WriteAheadLog) -> State:
@@ -185,3 +225,95 @@ class Workload:
 
     def _conf_state(self) -> ConfState:
         return ConfState(tuple(sorted(self.dice.sample(range(1, 9), 3))))
+
+
+class Life:
+    """A log at work on a disk that may stop it at any call, and the list of what it has to answer for."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = Random(seed)
+        self.disk = SimulatedFiles()
+        self.steps: list[Step] = []  # submitted, in order
+        self.acknowledged = 0  # how many of them
+        self.lives = 0
+        self.refused = 0
+        self.counts: Counter[str] = Counter()
+
+    def live(self, calls: int, turns: int) -> None:
+        """Recover, compare, work until the disk stops after ``calls`` operations or ``turns`` are over.
+
+        Then the power fails, or only the process ends.
+        """
+        self.lives += 1
+        countdown = calls
+
+        def stop_in_time(name: str, path: str) -> None:
+            nonlocal countdown
+            countdown -= 1
+            if countdown < 0:
+                raise SimulatedCrash(name)
+
+        self.disk.on_call = stop_in_time
+        try:
+            log = WriteAheadLog(self.disk, DIRECTORY, SMALL, on_fatal=die, random_bytes=self.dice.randbytes)
+            log.open()
+            self.compare(state_of(log))
+            self.work(log, turns)
+        except SimulatedCrash:
+            pass
+        self.counts.update({name: getattr(log.counters, name) for name in log.counters.__slots__})
+        self.disk.on_call = lambda name, path: None
+        if self.dice.random() < 0.7:
+            self.disk.crash(self.dice)
+        else:
+            self.disk.kill()
+
+    def compare(self, found: State) -> None:
+        """What was recovered is a prefix of what was submitted, and has all that was acknowledged."""
+        state = replayed(self.steps[: self.acknowledged])
+        fits = self.acknowledged if visible(state) == found else None
+        for count, step in enumerate(self.steps[self.acknowledged :], self.acknowledged + 1):
+            advance(state, step)
+            if visible(state) == found:
+                fits = count
+        if fits is None:
+            raise AssertionError(f"life {self.lives}: no prefix from {self.acknowledged} of {len(self.steps)} steps")
+        del self.steps[fits:]
+        self.acknowledged = fits
+
+    def work(self, log: WriteAheadLog, turns: int) -> None:
+        """Random submissions, and the steps of the writer in between."""
+        load = Workload.after(self.dice, log)
+        batch: Batch | None = None
+        stage = 0
+        for _ in range(turns):
+            chance = self.dice.random()
+            if chance < 0.4:
+                self.submit(log, load)
+            elif chance < 0.5:
+                log.maintain()
+            elif batch is None:
+                batch, stage = log.queue.take(), 0
+            elif stage == 0:
+                stage = int(log.write(batch) or (log.maintain() and log.write(batch)))
+            elif stage == 1:
+                log.sync(batch)
+                stage = 2
+            else:
+                log.complete(batch)
+                batch = None
+
+    def submit(self, log: WriteAheadLog, load: Workload) -> None:
+        """Submit the next write, and add its records to what must come back once it was acknowledged."""
+        end = [0]
+
+        def acknowledge() -> None:
+            self.acknowledged = max(self.acknowledged, end[0])
+
+        try:
+            write = load.submit(log, acknowledge, must_sync=self.dice.random() < 0.7)
+        except LogFull:
+            self.refused += 1
+            return
+        self.steps += steps_of(write)
+        end[0] = len(self.steps)
