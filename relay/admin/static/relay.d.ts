@@ -1,0 +1,154 @@
+/** relay for browsers: the JSON form of the relay protocol over WebSocket. See docs/clients.md. */
+
+export type Value = unknown;
+
+export interface Options {
+  user?: string;
+  device?: string;
+  realm?: string;
+  /** A bearer token, or a function that gives one: called at each connect, and when the server asks for a new one. */
+  token?: string | (() => string | Promise<string>);
+  password?: string;
+  /** A small JSON value for the server's hooks. */
+  info?: Value;
+  connectTimeoutMs?: number;
+  requestTimeoutMs?: number;
+  backoffMinMs?: number;
+  backoffMaxMs?: number;
+  heartbeatMs?: number;
+  /** Requests under way at once. */
+  pendingMax?: number;
+  /** Frames kept until the server reports them, also while away. */
+  keptMax?: number;
+}
+
+/** A frame with the keys of the JSON form (docs/protocol.md). */
+export interface Message {
+  kind: string | number;
+  seq?: number;
+  name?: string;
+  flags?: (string | number)[];
+  refused?: string;
+  [key: string]: unknown;
+}
+
+export interface Welcome {
+  session: string;
+  node: string;
+  realm: string;
+  user?: string;
+  device?: string;
+  resumed?: boolean;
+  heartbeat_ms: number;
+  resume_window_ms?: number;
+  expires_in_ms?: number;
+  subscriptions?: string[];
+  features?: string[];
+  limits?: Record<string, number>;
+}
+
+export interface Incoming {
+  name: string;
+  value: Value;
+  from: { user: string; session: string; device: string };
+  metadata: Record<string, string>;
+  message: Message;
+}
+
+export interface Call extends Incoming {
+  signal: AbortSignal;
+  /** Sends a progressive reply. */
+  progress(value: Value): void;
+}
+
+export interface Member {
+  session: string;
+  user?: string;
+  device?: string;
+  role?: string;
+  info?: Value;
+  since?: number;
+}
+
+export interface SubscribeOptions {
+  presence?: boolean;
+  role?: string;
+  info?: Value;
+  onJoined?(member: Member, channel: string): void;
+  onLeft?(member: Member, channel: string): void;
+}
+
+export interface Subscription {
+  members: Member[];
+  unsubscribe(): Promise<void>;
+}
+
+export interface Fields {
+  ttl_ms?: number;
+  ordering_key?: string;
+  conflation_key?: string;
+  priority?: number;
+  metadata?: Record<string, string>;
+  traceparent?: string;
+  tracestate?: string;
+  tags?: Record<string, string>;
+}
+
+export type Target =
+  | { user: string; device?: string }
+  | { session: string }
+  | { procedure: string; provider?: string }
+  | { all: true };
+
+export interface PullOptions extends Fields {
+  timeoutMs?: number;
+  onProgress?(value: Value): void;
+  signal?: AbortSignal;
+  user?: string;
+  device?: string;
+  session?: string;
+  provider?: string;
+}
+
+export type Policy = "single" | "round_robin" | "random" | "least_pending" | "weighted" | "sticky";
+
+export class RelayError extends Error {
+  constructor(message: string, code?: number, temporary?: boolean, outcome?: "not_done" | "unknown", data?: Value);
+  readonly code: number;
+  readonly temporary: boolean;
+  readonly outcome: "not_done" | "unknown";
+  readonly data?: Value;
+}
+
+/** Events: open, resumed, reset, away, push, goodbye, refresh, gap, trouble, closed. */
+export class Client extends EventTarget {
+  constructor(url: string | string[], options?: Options);
+  readonly state: "new" | "connecting" | "open" | "away" | "closed";
+  readonly welcome: Welcome | null;
+  readonly user: string;
+  readonly session: string;
+  /** Sees every frame's text. */
+  onframe: ((direction: "in" | "out", text: string) => void) | null;
+  connect(): Promise<Welcome>;
+  publish(channel: string, value?: Value, options?: Fields & { noEcho?: boolean }):
+    Promise<{ reached: number; offset?: number; epoch?: string }>;
+  subscribe(pattern: string, callback?: (event: Incoming) => void, options?: SubscribeOptions): Promise<Subscription>;
+  push(target: Target, name: string, value?: Value, options?: Fields & { noEcho?: boolean }):
+    Promise<{ addressed: number; reached: number }>;
+  pull(name: string, value?: Value, options?: PullOptions): Promise<Value>;
+  register(name: string, handler: (value: Value, call: Call) => Value | Promise<Value>,
+    options?: { policy?: Policy; weight?: number }): Promise<{ unregister(): Promise<void> }>;
+  onPush(name: string, handler: (event: Incoming) => void | Promise<void>): void;
+  presence(channel: string): Promise<{ count: number; members: Member[] }>;
+  presence(of: { user: string }): Promise<{ online: boolean; sessions: number }>;
+  bind(to: { token: string } | { user: string } | Record<string, never>): Promise<{ user: string }>;
+  refresh(token: string): Promise<{ expires_in_ms: number | null }>;
+  close(): void;
+}
+
+/** Connects; without a URL to the node that served this module. */
+export function connect(options?: Options): Promise<Client>;
+export function connect(url: string | string[], options?: Options): Promise<Client>;
+export function decodeMessage(text: string): Message;
+export function encodeMessage(message: Message): string;
+export function matches(pattern: string, name: string): boolean;
