@@ -8,7 +8,6 @@ Variables without two underscores that are no setting are not relay's (``RELAY_P
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,7 +16,6 @@ import msgspec.inspect as inspect
 import yaml
 
 from relay import config_shape as shapes
-from relay.config import Config
 from relay.config_files import Tree, parse_yaml
 from relay.config_mistakes import nearest, shown
 from relay.config_shape import Path, dotted
@@ -49,7 +47,6 @@ def _set(tree: dict[str, Tree], variable: str, value: str, done: dict[Path, str]
     """Set one value in ``tree``; ``done`` gets its path, and those of the sections made for it."""
     place: Tree = tree
     shape: inspect.Type = shapes.root()
-    default: Tree = msgspec.to_builtins(Config())
     path: Path = ()
     steps = variable[len(PREFIX) :].lower().split(LEVEL)
     for number, name in enumerate(steps):
@@ -58,7 +55,6 @@ def _set(tree: dict[str, Tree], variable: str, value: str, done: dict[Path, str]
         if inner is None or (isinstance(step, int) and step > len(place)):
             raise ConfigError(f"{variable}: {_nowhere(shape, place, path, step)}")
         path = (*path, step)
-        default = _inside(default, step)
         if number == len(steps) - 1:
             _put(place, step, _value(value, inner))
             done[path] = variable
@@ -67,8 +63,8 @@ def _set(tree: dict[str, Tree], variable: str, value: str, done: dict[Path, str]
             raise ConfigError(f"{variable}: {dotted(path)} is {shapes.words(inner)}: there is nothing in it to set")
         found = _inside(place, step)
         if found is None or (shapes.is_secret(inner) and isinstance(found, str)):
-            made = _listed(copy.deepcopy(default)) if isinstance(default, dict | list | tuple) else _empty(inner)
-            _put(place, step, made)
+            default = _default(shape, step)
+            _put(place, step, default if isinstance(default, dict | list) else _empty(inner))
             done[path] = variable
         place, shape = _inside(place, step), inner
         if not isinstance(place, dict | list):
@@ -104,6 +100,15 @@ def _is(shape: inspect.Type, *kinds: type[inspect.Type]) -> bool:
 
 def _empty(shape: inspect.Type) -> Tree:
     return [] if _is(shape, inspect.VarTupleType) else {}
+
+
+def _default(shape: inspect.Type, step: str | int) -> Tree:
+    """The default of a setting as a tree; None where it has none."""
+    section = shapes.section(shape)
+    field = shapes.field(section, step) if section is not None and isinstance(step, str) else None
+    if field is None or field.required:
+        return None
+    return _listed(msgspec.to_builtins(shapes.default(field)))
 
 
 def _listed(tree: Tree) -> Tree:

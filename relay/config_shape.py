@@ -78,6 +78,11 @@ def field(shape: inspect.StructType, name: str) -> inspect.Field | None:
     return next((each for each in shape.fields if each.encode_name == name), None)
 
 
+def default(setting: inspect.Field) -> object:
+    """The value of a setting that is not given; it must not be required."""
+    return setting.default if setting.default is not msgspec.NODEFAULT else setting.default_factory()
+
+
 def child(shape: inspect.Type, step: str | int) -> inspect.Type | None:
     """What is expected one step further in; None where there is nothing."""
     for each in choices(shape):
@@ -114,9 +119,9 @@ def _words(shape: inspect.Type) -> str:
         case inspect.BoolType():
             return "true or false"
         case inspect.IntType():
-            return f"a whole number{_bounds(shape)}"
+            return f"a whole number{bounds(shape)}"
         case inspect.FloatType():
-            return f"a number{_bounds(shape)}"
+            return f"a number{bounds(shape)}"
         case inspect.StrType():
             return f"text{_length(shape)}"
         case inspect.LiteralType():
@@ -130,7 +135,8 @@ def _words(shape: inspect.Type) -> str:
     raise AssertionError(f"the configuration has a kind of value without words: {shape!r}")
 
 
-def _bounds(shape: inspect.IntType | inspect.FloatType) -> str:
+def bounds(shape: inspect.IntType | inspect.FloatType) -> str:
+    """The bounds of a number, as the end of a sentence."""
     least = f" above {_number(shape.gt)}" if shape.gt is not None else ""
     if shape.ge is not None:
         least = f" of at least {_number(shape.ge)}"
