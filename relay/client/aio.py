@@ -44,6 +44,27 @@ class _FutureWaiter(asyncio.Future[Any]):
             self.set_exception(error)
 
 
+class _Output:
+    """``relay.client.driver.Transport`` on an asyncio transport."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.close = transport.close
+        self.abort = transport.abort
+
+    def write(self, data: bytes) -> None:
+        """Send, or buffer; after the connection broke, and before ``connection_lost`` says so, nothing."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+
+def _reason(error: Exception) -> str:
+    """The system's words for the error: asyncio's leave out which it was."""
+    if isinstance(error, ConnectionError | TimeoutError) and error.errno:
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 class _LineProtocol(asyncio.Protocol):
     """One connection: bytes to the line, and whether the transport takes more."""
 
@@ -53,7 +74,7 @@ class _LineProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """``asyncio.Protocol``."""
         assert isinstance(transport, asyncio.Transport)
-        self._line.opened(transport)
+        self._line.opened(_Output(transport))
 
     def data_received(self, data: bytes) -> None:
         """``asyncio.Protocol``."""
@@ -61,7 +82,7 @@ class _LineProtocol(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """``asyncio.Protocol``."""
-        self._line.lost("the server closed the connection" if error is None else str(error) or type(error).__name__)
+        self._line.lost("the server closed the connection" if error is None else _reason(error))
 
     def pause_writing(self) -> None:
         """``asyncio.Protocol``."""
@@ -122,7 +143,7 @@ class AsyncioRuntime:
                 lambda: _LineProtocol(line), address.host, address.port, ssl=context, server_hostname=name
             )
         except OSError as error:  # also ssl.SSLError and name resolution
-            line.lost(error.strerror or str(error) or type(error).__name__)
+            line.lost(_reason(error))
 
 
 def tls_context(files: TlsFiles) -> Any:  # Any: ssl.SSLContext; ssl is imported when it is needed

@@ -421,10 +421,7 @@ class Driver:
     async def _answer(self, call: effects.Call, result: Any) -> None:  # Any: what the handler returned
         try:
             if isinstance(result, AsyncIterable):
-                async for value in result:
-                    self._reply(call, value, more=True)
-                    if not self.core.outbound.roomy:
-                        await self.wait(self.core.room)
+                await self._answer_each(call, result)
                 self.run(lambda now: self.core.calls.reply(call, b"", kinds.RAW, now))
             else:
                 self._reply(call, await result)
@@ -432,6 +429,17 @@ class Driver:
             self._failed(call, error)
         finally:
             self._answering.pop(call, None)
+
+    async def _answer_each(self, call: effects.Call, values: AsyncIterable[Any]) -> None:  # Any: as above
+        try:
+            async for value in values:
+                self._reply(call, value, more=True)
+                if not self.core.outbound.roomy:
+                    await self.wait(self.core.room)
+        finally:
+            close = getattr(values, "aclose", None)
+            if close is not None:
+                await close()
 
     def _reply(self, call: effects.Call, result: Any, more: bool = False) -> None:  # Any: what the handler returned
         fields: Fields | None = None

@@ -1,0 +1,155 @@
+"""A node's core and real listeners in the test's process, for clients over real sockets."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import random
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet.defer import Deferred
+from twisted.web.resource import Resource
+
+from relay.admin.metrics import MetricsResource
+from relay.admin.site import site
+from relay.config import EVERYTHING, Config, Listener, Permit, Tls
+from relay.core.gate import Gate
+from relay.core.hub import Hub
+from relay.core.identity import Identity
+from relay.core.outbox import Flusher
+from relay.core.permissions import permissions_for
+from relay.core.realm import LocalDirectory
+from relay.core.router import Router
+from relay.core.sessions import Sessions
+from relay.errors import Unauthenticated
+from relay.interfaces import IPeer
+from relay.protocols.listen import ListenerService
+from relay.test.core_fixture import NO_HOOKS
+from relay.wire import kinds
+from relay.wire.handshake import Hello
+
+
+class ClientNode:
+    """Listens on loopback ports of the system's choice. ``token``: what ``user`` "tokened" must show. ``permit``: of
+    the user "limited"."""
+
+    def __init__(self, reactor: Any, folder: str, **config: Any) -> None:  # Any: the reactor; keys of Config
+        self.reactor = reactor
+        self.folder = folder
+        self.config = Config(**config)
+        self.token = "good"
+        self.permit = Permit(publish=("open.**",), subscribe=("open.**",), call=("open.**",))
+        hooks: Any = SimpleNamespace(**dict.fromkeys(NO_HOOKS))  # Any: stands for relay.hooks.Hooks
+        self.flusher = Flusher(lambda function: reactor.callLater(0, function))
+        self.hub = Hub(self.config, reactor, self.flusher, LocalDirectory(), hooks, time.time)
+        self.router = Router(self.hub, random.random)
+        self.sessions = Sessions(self.hub, self.router, "n1", "s", os.urandom)
+        self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
+        self.services: dict[str, ListenerService] = {}
+
+    def _identify(self, hello: Hello, peer: IPeer) -> Identity:
+        if hello.user == "tokened" and hello.token != self.token:
+            raise Unauthenticated("the token is not good")
+        permit = self.permit if hello.user == "limited" else EVERYTHING
+        return Identity(hello.user, hello.realm or "default", permissions_for(permit, hello.user), "test")
+
+    async def start(self, tls: bool = False) -> None:
+        """Listen: ``tcp`` with all protocols, ``unix``, and ``tls`` when wanted."""
+        local = "tcp:0:interface=127.0.0.1"
+        listeners = [
+            Listener(name="tcp", address=local, protocols=("relay", "http", "websocket")),
+            Listener(name="unix", address=f"unix:{self.folder}/relay.sock", protocols=("relay",)),
+        ]
+        if tls:
+            self.certificate, key = make_certificate(self.folder)
+            secure = Tls(certificate=self.certificate, key=key)
+            listeners.append(Listener(name="tls", address=local, protocols=("relay", "websocket"), tls=secure))
+        root: Resource = site(False, MetricsResource(self.gate), self._fine, self._fine)
+        self.hub.wheel.start()
+        for listener in listeners:
+            service = self.services[listener.name] = ListenerService(
+                listener, self.reactor, self.gate, self.flusher, self.hub.wheel,
+                self.config.limits, self.config.timing, self.config.slow, root,
+            )  # fmt: skip
+            await service.listen()
+        self.gate.listeners(tuple(listeners))
+
+    def _fine(self) -> tuple[int, object]:
+        return 200, {"status": "ok"}
+
+    def url(self, scheme: str, form: str = "binary") -> str:
+        """The URL of one listener by one transport."""
+        if scheme == "unix":
+            return f"unix:{self.folder}/relay.sock?form={form}"
+        port = self.services["tls" if scheme in ("tls", "wss") else "tcp"].port()
+        path = "/ws" if scheme in ("ws", "wss") else ""
+        return f"{scheme}://127.0.0.1:{port}{path}?form={form}"
+
+    async def stop(self) -> None:
+        """Close all."""
+        for service in self.services.values():
+            await service.stop_accepting()
+        for connection in list(self.gate.connections):
+            connection.close(kinds.NORMAL)
+        while self.gate.connections:
+            await self.turn()
+        self.hub.wheel.stop()
+
+    def turn(self) -> Deferred[None]:
+        """Fires a little later."""
+        later: Deferred[None] = Deferred()
+        self.reactor.callLater(0.005, later.callback, None)
+        return later
+
+    # --- what goes wrong ------------------------------------------------------------------------------------------
+
+    def break_connections(self, user: str | None = None) -> None:
+        """Cut the connections of a user, or all, as a network does."""
+        for connection in list(self.gate.connections):
+            peer: Any = connection.peer  # Any: the concrete class, for its transport
+            if user is None or (connection.session is not None and connection.session.user == user):
+                peer._io.abortConnection()
+
+    def forget_sessions(self) -> None:
+        """Cut every connection and end every session: nothing can be resumed."""
+        for session in list(self.hub.sessions.values()):
+            self.sessions.end(session, "test")
+        self.break_connections()
+
+    def goodbye(self, reason: int) -> None:
+        """Say goodbye to everybody."""
+        for connection in list(self.gate.connections):
+            connection.close(reason, "test")
+
+
+def make_certificate(folder: str) -> tuple[str, str]:
+    """A self-signed certificate for 127.0.0.1: the PEM files of it and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "relay test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = f"{folder}/certificate.pem", f"{folder}/key.pem"
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    for path, data in zip(paths, (certificate.public_bytes(pem), private), strict=True):
+        with open(path, "wb") as file:
+            file.write(data)
+    return paths
