@@ -1,0 +1,360 @@
+"""What ``relay pub``, ``sub``, ``push``, ``call`` and ``serve`` do, on the asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from relay.cli.exits import FAILED, INTERRUPTED, USAGE, exit_status, show_error
+from relay.client.aio import Client, ClientOptions, connect
+from relay.client.effects import Changed
+from relay.client.events import Answer, Event, Pull
+from relay.client.options import TlsFiles
+from relay.errors import ApplicationError, BadBody, ConfigError, DeadlineExceeded, FrameTooLarge, RelayError
+
+OUTPUT_BYTES_MAX: Final = 8_388_608
+"""Of a command's standard output: more is refused before it fills the memory."""
+STDERR_BYTES_SHOWN: Final = 1000
+COMMAND_FAILED: Final = 1000
+"""The application's error number of a command that did not end with 0."""
+
+Options = dict[str, Any]  # Any: click's parameters, each command's own
+
+
+def run(name: str, options: Options) -> int:
+    """Run one command; its exit status."""
+    try:
+        return asyncio.run(_guarded(name, options))
+    except BrokenPipeError:
+        # Whoever read the output has gone (`relay sub … | head`): that is no failure, and Python must not try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+async def _guarded(name: str, options: Options) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await _connected(name, options)
+    except RelayError as error:
+        show_error(error, options["as_json"])
+        return exit_status(error)
+    except asyncio.CancelledError:
+        return 0 if name in ("sub", "serve") else INTERRUPTED
+
+
+async def _connected(name: str, options: Options) -> int:
+    metadata = {}
+    for pair in options.get("metadata", ()):
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            show_error(ConfigError(f"--meta {pair}: KEY=VALUE expected"), options["as_json"])
+            return USAGE
+        metadata[key] = value
+    timeout_s = options["timeout_s"]
+    settings = ClientOptions(
+        connect_timeout_s=timeout_s, request_timeout_s=timeout_s, tls=TlsFiles(ca=options["ca"]),
+        close_timeout_s=min(timeout_s, 5.0),
+    )  # fmt: skip
+    client = await connect(
+        *options["urls"], user=options["user"], token=options["token"], password=options["password"],
+        realm=options["realm"], device=options["device"], options=settings, on_state=_State(options["as_json"]),
+    )  # fmt: skip
+    async with client:
+        return await _COMMANDS[name](client, {**options, "metadata": metadata})
+
+
+class _State:
+    """Tells of a lost connection and of its return, on the standard error."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._ready = False
+        self._lost = False
+
+    def __call__(self, changed: Changed) -> None:
+        if changed.state == "ready":
+            if self._lost and not self._as_json:
+                how = "nothing was missed" if changed.resumed else "as a new session; something may be missing"
+                print(f"relay: connected again, {how}", file=sys.stderr)
+            self._ready, self._lost = True, False
+        elif changed.state == "waiting" and self._ready and not self._lost:
+            self._lost = True
+            if not self._as_json:
+                print(f"relay: {changed.reason}; trying again", file=sys.stderr)
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def _value(options: Options) -> tuple[Any, str | None]:  # Any: text, bytes or what JSON holds
+    """The value of the command line or the standard input, and its codec."""
+    given: str | None = options["value"]
+    return _typed(sys.stdin.buffer.read() if given in (None, "-") else os.fsencode(given), options["codec"])
+
+
+def _typed(data: bytes, codec: str | None) -> tuple[Any, str | None]:  # Any: as above
+    if codec == "raw":
+        return data, codec
+    try:
+        text = data.decode()
+        return (json.loads(text) if codec == "json" else text), codec
+    except ValueError as error:
+        if codec is None:
+            return data, "raw"
+        raise BadBody(f"the value is no {codec}: {error}") from None
+
+
+def _shown(event: Event) -> tuple[Any, str]:  # Any: what JSON can hold
+    """The value for JSON output, and as a line for people."""
+    try:
+        value = event.value
+    except RelayError as error:
+        return None, f"({error})"
+    if isinstance(value, bytes):
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            return {"base64": b64encode(value).decode()}, f"({len(value)} bytes)"
+        return text, text
+    if isinstance(value, str):
+        return value, value
+    return value, json.dumps(value, ensure_ascii=False)
+
+
+def _print(as_json: bool, result: dict[str, Any], line: str) -> None:  # Any: what JSON can hold
+    print(json.dumps(result, ensure_ascii=False) if as_json else line, flush=True)
+
+
+def _print_event(event: Event, as_json: bool) -> None:
+    value, line = _shown(event)
+    found = {
+        "kind": event.kind, "name": event.name, "user": event.sender_user, "session": event.sender_session,
+        "codec": event.codec, "value": value, "metadata": event.metadata,
+    }  # fmt: skip
+    sender = event.sender_user or event.sender_session[:8] or "server"
+    if event.kind in ("joined", "left"):
+        line = event.kind
+    _print(as_json, found, f"{event.name}  <{sender}>  {line}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+# --- the commands -------------------------------------------------------------------------------------------------
+
+
+async def _pub(client: Client, options: Options) -> int:
+    channel, as_json = options["channel"], options["as_json"]
+    flags = ("no_echo",) if options["no_echo"] else ()
+
+    async def publish(value: Any, codec: str | None) -> None:  # Any: as above
+        extras = {"metadata": options["metadata"]} | ({"ttl_ms": options["ttl_ms"]} if options["ttl_ms"] else {})
+        done = await client.publish(channel, value, codec=codec, flags=flags, **extras)
+        assert done is not None
+        _print(
+            as_json, {"channel": channel, "reached": done.reached},
+            f"published to {channel}, {_count(done.reached, 'session')} reached",
+        )  # fmt: skip
+
+    if not options["lines"]:
+        await publish(*_value(options))
+        return 0
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
+        await publish(*_typed(line.rstrip(b"\r\n"), options["codec"]))
+    return 0
+
+
+async def _sub(client: Client, options: Options) -> int:
+    wanted, as_json = options["count"], options["as_json"]
+    over: asyncio.Future[RelayError | None] = asyncio.get_running_loop().create_future()
+    printed = 0
+
+    def end(error: RelayError | None) -> None:
+        if not over.done():
+            over.set_result(error)
+
+    def show(event: Event) -> None:
+        nonlocal printed
+        if over.done():
+            return
+        try:
+            _print_event(event, as_json)
+        except BrokenPipeError as error:
+            over.set_exception(error)
+            return
+        printed += 1
+        if printed == wanted:
+            end(None)
+
+    for pattern in options["pushes"]:
+        client.on_push(pattern, show)
+    subscriptions = [
+        client.subscribe(pattern, show, presence=options["presence"], on_end=end) for pattern in options["patterns"]
+    ]
+    for each in subscriptions:
+        await each
+    if not as_json:
+        print(f"relay: listening as {client.welcome.user or 'nobody'}", file=sys.stderr)
+    closed = asyncio.ensure_future(client.wait_closed())
+    closed.add_done_callback(lambda done: None if done.cancelled() else end(done.result()))
+    try:
+        error = await asyncio.wait_for(over, options["for_s"])
+    except TimeoutError:
+        if wanted is None:
+            return 0
+        raise DeadlineExceeded(f"{printed} of {wanted} messages came in {options['for_s']:g} s") from None
+    finally:
+        closed.cancel()
+    if error is not None:
+        raise error
+    return 0
+
+
+async def _push(client: Client, options: Options) -> int:
+    value, codec = _value(options)
+    targets: dict[str, Any] = {  # Any: see relay.client.events.Targets
+        "user": options["to"], "device": options["to_device"], "session": options["session"],
+        "procedure": options["procedure"], "all": options["everybody"], "metadata": options["metadata"],
+    }  # fmt: skip
+    done = await client.push(
+        options["name"], value, codec=codec, **{key: value for key, value in targets.items() if value}
+    )
+    _print(
+        options["as_json"], {"addressed": done.addressed, "reached": done.reached},
+        f"{done.reached} of {_count(done.addressed, 'session')} reached",
+    )  # fmt: skip
+    return 0 if done.reached else FAILED
+
+
+async def _call(client: Client, options: Options) -> int:
+    value, codec = _value(options)
+    targets: dict[str, Any] = {  # Any: see relay.client.events.Targets
+        "user": options["to"], "device": options["to_device"], "session": options["session"],
+        "provider": options["provider"], "metadata": options["metadata"],
+    }  # fmt: skip
+    targets = {key: value for key, value in targets.items() if value}
+    name, as_json = options["name"], options["as_json"]
+
+    def show(event: Event) -> None:
+        shown, line = _shown(event)
+        if as_json:
+            _print(True, {"value": shown, "codec": event.codec, "metadata": event.metadata}, "")
+        elif event.codec == "raw" and not sys.stdout.isatty():
+            sys.stdout.buffer.write(event.body)
+            sys.stdout.buffer.flush()
+        else:
+            print(line, flush=True)
+
+    if options["stream"]:
+        async with client.pull_stream(name, value, codec=codec, **targets) as replies:
+            async for event in replies:
+                show(event)
+    else:
+        show(await client.pull(name, value, codec=codec, **targets))
+    return 0
+
+
+async def _serve(client: Client, options: Options) -> int:
+    wanted, as_json = options["count"], options["as_json"]
+    over: asyncio.Future[RelayError | None] = asyncio.get_running_loop().create_future()
+    room = asyncio.Semaphore(options["parallel"])
+    answered = 0
+
+    async def answer(pull: Pull) -> Answer:
+        nonlocal answered
+        async with room:
+            status, result = await _run_command(options["command"], pull)
+        answered += 1
+        who = pull.sender_user or pull.sender_session[:8]
+        _print(
+            as_json, {"name": pull.name, "user": pull.sender_user, "session": pull.sender_session, "status": status},
+            f"{pull.name}  <{who}>  " + ("answered" if status == 0 else f"failed with status {status}"),
+        )  # fmt: skip
+        if answered == wanted and not over.done():
+            over.set_result(None)
+        if isinstance(result, RelayError):
+            raise result
+        return result
+
+    def end(error: RelayError | None) -> None:
+        if not over.done():
+            over.set_result(error)
+
+    await client.register(options["name"], answer, policy=options["policy"], on_end=end)
+    if not as_json:
+        print(f"relay: answering {options['name']}", file=sys.stderr)
+    error = await over
+    if error is not None:
+        raise error
+    return 0
+
+
+async def _run_command(command: tuple[str, ...], pull: Pull) -> tuple[int, Answer | RelayError]:
+    """Run ``command`` for one pull: its exit status, and the answer or what the caller gets instead."""
+    environment = {
+        **os.environ, "RELAY_PROCEDURE": pull.name, "RELAY_FROM_USER": pull.sender_user,
+        "RELAY_FROM_SESSION": pull.sender_session, "RELAY_FROM_METADATA": json.dumps(pull.metadata),
+    }  # fmt: skip
+    words = ("/bin/sh", "-c", command[0]) if len(command) == 1 else command
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        text = f"{words[0]}: {error.strerror}"
+        return 127, ApplicationError(text, app_code=COMMAND_FAILED, outcome="not_done")
+    try:
+        output, complaint, _ = await asyncio.gather(_read(process.stdout), _read(process.stderr), _feed(process, pull))
+        status = await process.wait()
+    except FrameTooLarge as error:
+        return -signal.SIGKILL, error
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if status != 0:
+        text = complaint[-STDERR_BYTES_SHOWN:].decode(errors="replace").strip() or f"the command ended with {status}"
+        return status, ApplicationError(text, app_code=COMMAND_FAILED, data={"status": status})
+    value, codec = _typed(output, None)
+    return 0, Answer(value, codec)
+
+
+async def _feed(process: asyncio.subprocess.Process, pull: Pull) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.write(pull.body)
+        await process.stdin.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # a command need not read what it is given
+    finally:
+        process.stdin.close()
+
+
+async def _read(stream: asyncio.StreamReader | None) -> bytes:
+    assert stream is not None
+    parts: list[bytes] = []
+    size = 0
+    while part := await stream.read(65_536):
+        parts.append(part)
+        size += len(part)
+        if size > OUTPUT_BYTES_MAX:
+            raise FrameTooLarge(f"the command wrote more than {OUTPUT_BYTES_MAX} bytes")
+    return b"".join(parts)
+
+
+_COMMANDS: Final[dict[str, Callable[[Client, Options], Awaitable[int]]]] = {
+    "pub": _pub, "sub": _sub, "push": _push, "call": _call, "serve": _serve,
+}  # fmt: skip
