@@ -66,6 +66,7 @@ class Described:
     turn: Turn
     protocol: Any
     sessionno: int
+    disconnected: bool
 
     @property
     def reactor(self) -> UvReactor:
@@ -75,7 +76,7 @@ class Described:
     @property
     def socket(self) -> BorrowedSocket:
         """The connection's socket, lent: see ``getHandle``."""
-        handle = borrowed(self.uv)
+        handle = None if self.disconnected else borrowed(self.uv)
         if handle is None:
             raise AttributeError("the connection is closed")
         handle.settimeout(0)
@@ -86,8 +87,8 @@ class Described:
         return self.socket
 
     def fileno(self) -> int:
-        """Return the descriptor, or -1 when the connection is closed."""
-        handle = borrowed(self.uv)
+        """Return the descriptor, or -1 when the connection is lost."""
+        handle = None if self.disconnected else borrowed(self.uv)
         return -1 if handle is None else handle.fileno()
 
     def logPrefix(self) -> str:

@@ -79,19 +79,18 @@ class JoinedOutput(asyncio.Protocol):
         """
         if not isinstance(data, bytes):
             raise TypeError("Data must be bytes")
-        length = len(data)
-        if not (length and self._writable):
+        if not self._writable:
             return
         size = self._size
         if size:
             self._out.append(data)
-        else:
+        elif data:
             self._out = [data]
             turn = self.turn
             turn.dirty.append(self)
             if not turn.scheduled:
                 turn.schedule()
-        self._size = size = size + length
+        self._size = size = size + len(data)
         if size > self.bufferSize:
             self._overflow()
 
