@@ -39,7 +39,11 @@ class SecretText(str):
 
 def load(path: str | None, environ: Mapping[str, str]) -> Config:
     """The configuration with secrets read. Raises ``ConfigError`` with one sentence for the first mistake."""
-    return follow_secrets(read(path, environ), environ)
+    config = read(path, environ)
+    try:
+        return follow_secrets(config, environ)
+    except ConfigError as error:
+        raise ConfigError(f"{path or 'the environment'}: {error}") from None
 
 
 def read(path: str | None, environ: Mapping[str, str]) -> Config:
