@@ -73,6 +73,8 @@ def new_raft(options: Options) -> RaftState:
         r.term = hard_state.term
         r.vote = hard_state.vote
     if options.applied > 0:
+        # What was applied was committed, even if the commit index, which need not be durable, was lost in a crash.
+        log.commit_to(options.applied)
         log.applied_to(options.applied, 0)
     election.become_follower(r, r.term, NONE)
     say(

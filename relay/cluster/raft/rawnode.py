@@ -5,7 +5,7 @@ The caller's loop::
     node.step(message) / node.tick() / node.propose(data)         as they come
     while node.has_ready():
         ready = node.ready()
-        write ready.hard_state, ready.entries, ready.snapshot     and fsync if ready.must_sync
+        write ready.hard_state, ready.snapshot, ready.entries     in this order, and fsync if ready.must_sync
         send ready.messages                                       only after the write
         apply ready.snapshot, then ready.committed_entries        membership changes by node.apply_conf_change
         node.advance()
@@ -71,7 +71,7 @@ class Ready(msgspec.Struct, gc=False):
     committed_entries: tuple[Entry, ...] = ()
     """To be applied, in order. May include ``entries``, which are then to be written first."""
     snapshot: Snapshot | None = None
-    """To replace the storage and the state machine."""
+    """To replace the storage and the state machine, before ``entries`` are appended behind it."""
     soft_state: SoftState | None = None
     """Leader and role, if they changed."""
     read_states: tuple[ReadState, ...] = ()

@@ -15,15 +15,15 @@ from relay.cluster.raft.types import (
 
 
 def handle_read_index(r: RaftState, m: Message) -> None:
-    """A read reached the leader."""
-    if r.is_singleton():
-        respond(r, m, r.log.committed)
-    elif not committed_in_term(r):
-        # The commit index may be behind what the last leader acknowledged: wait for the first commit of the term.
-        if len(r.pending_reads) < r.options.waiting_reads_max:
-            r.pending_reads.append(m)
-    else:
+    """A read reached the leader.
+
+    The commit index may be behind what an earlier leader acknowledged until something of the own term is committed
+    (thesis 6.4, step 1). That holds for the only voter too: those removed before may have committed more than it knows.
+    """
+    if committed_in_term(r):
         _confirm(r, m)
+    elif len(r.pending_reads) < r.options.waiting_reads_max:
+        r.pending_reads.append(m)
 
 
 def release_pending(r: RaftState) -> None:
@@ -54,10 +54,9 @@ def respond(r: RaftState, request: Message, index: int) -> None:
 
 
 def _confirm(r: RaftState, m: Message) -> None:
-    """Ask a quorum whether this is still the leader, unless the lease says so (thesis 6.4.1)."""
-    if r.options.read_only == READ_ONLY_SAFE:
-        if r.read_only.add(m, r.log.committed):
-            r.read_only.acknowledge(r.id, r.read_only.context())
-            broadcast_heartbeat(r)
-    else:
+    """Ask a quorum whether this is still the leader, unless it is one, or the lease says so (thesis 6.4.1)."""
+    if r.is_singleton() or r.options.read_only != READ_ONLY_SAFE:
         respond(r, m, r.log.committed)
+    elif r.read_only.add(m, r.log.committed):
+        r.read_only.acknowledge(r.id, r.read_only.context())
+        broadcast_heartbeat(r)

@@ -36,7 +36,10 @@ class Storage(Protocol):
         """The index of the first entry still there; may grow at any time (compaction)."""
 
     def snapshot(self) -> Snapshot:
-        """The latest snapshot; :class:`SnapshotUnavailable` if it has to be made first."""
+        """The latest snapshot; :class:`SnapshotUnavailable` if it has to be made first.
+
+        Its configuration must know everybody that it may be sent to: a new member refuses one from before it joined.
+        """
 
 
 class MemoryStorage:
