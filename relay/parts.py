@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.web.client import Agent, HTTPConnectionPool
 
@@ -33,6 +36,8 @@ from relay.hooks import Hooks
 from relay.plugin_load import load_plugins
 from relay.protocols.listen import ListenerService
 
+log = Logger()
+
 NODE_ID_BYTES: Final = 8
 NODE_ID_FILE: Final = "node.id"
 INCARNATION_BYTES: Final = 4
@@ -48,16 +53,20 @@ class Parts:
         self.node_id = node_id(Path(config.data))
         at_turn_end = getattr(reactor, "callAtTurnEnd", None) or (lambda function: reactor.callLater(0, function))
         self.flusher = Flusher(at_turn_end)
-        self.hooks = Hooks(reactor.seconds, config.handlers.slow_operation_ms)
+        self.hooks = Hooks(reactor, config.handlers.slow_operation_ms)
         self.hub = Hub(config, reactor, self.flusher, LocalDirectory(), self.hooks, time.time)
         self.router = Router(self.hub, random.random)
         prefix = f"{self.node_id}{WORKER:x}{os.urandom(INCARNATION_BYTES).hex()}"
         self.sessions = Sessions(self.hub, self.router, self.node_id, prefix, os.urandom)
         self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
         self.access = NodeAccess(self.hub, self.router, self.sessions)
+        self.hub.metrics.hook_seconds, self.hub.metrics.hook_errors = self.hooks.seconds, self.hooks.errors
         self.plugins = load_plugins(config.handlers)
         self.hooks.use(self.plugins)
         self.application = Application(self.access, config.handlers, reactor, self.hub.metrics)
+        self.application.use(self.plugins)
+        self.hub.local.update(self.application.providers())
+        self.hub.local_unknown = self.application.unknown()
         self.threads = ThreadPool(0, max(1, config.auth.scrypt_threads_max), "relay-scrypt")
         self.agent = Agent(reactor, pool=HTTPConnectionPool(reactor))
         self.metrics = MetricsResource(self.gate)
@@ -97,20 +106,15 @@ class Parts:
         """Tick, and let the plugins begin."""
         self.threads.start()
         self.hub.wheel.start()
-        for plugin in self.plugins:
-            start = getattr(plugin, "start", None)
-            if start is not None:
-                start(self.access)
+        Deferred.fromCoroutine(self.hooks.start(self.access)).addErrback(_log_plugin)
 
-    def stop(self) -> None:
-        """The opposite."""
-        for plugin in self.plugins:
-            stop = getattr(plugin, "stop", None)
-            if stop is not None:
-                stop()
+    def stop(self) -> Deferred[None]:
+        """The opposite; fires when the plugins have ended."""
+        self.application.stop()
         self.authentication.stop()
         self.hub.wheel.stop()
         self.threads.stop()
+        return Deferred.fromCoroutine(self.hooks.stop()).addErrback(_log_plugin)
 
     def reconfigure(self, config: Config) -> None:
         """Take what can change live, but for the listeners. Raises ``ConfigError``; then nothing has changed."""
@@ -130,6 +134,10 @@ class Parts:
             return 503, {"status": "draining", "node": self.node_id}
         sessions = len(self.hub.sessions)
         return 200, {"status": "ready", "node": self.node_id, "sessions": sessions}
+
+
+def _log_plugin(failure: Failure) -> None:
+    log.failure("a plugin", failure=failure)
 
 
 def label(listener: Listener) -> str:

@@ -13,13 +13,15 @@ from typing import Any, Final
 
 import msgspec
 from twisted.application.service import MultiService
+from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
-from relay import config_load, logs
 from relay.config import Config, Listener
+from relay.config_load import check, differences, load
 from relay.errors import ConfigError
+from relay.logs import Levels, observer
 from relay.parts import Parts, label
 from relay.protocols.listen import ListenerService
 from relay.signals import Signals
@@ -28,6 +30,8 @@ log = Logger()
 
 TICK_S: Final = 1.0
 """How often slow peers, hooks and the event loop's lag are looked at."""
+TWISTD_LOG: Final = "twistd.log"
+"""Where twistd writes its log when it is not told."""
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 """Objects of the hot path hold no cycles; what is left to find is rare, and looking for it makes a node pause."""
 
@@ -42,8 +46,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the configuration: a mistake stops the start with one sentence."""
         try:
-            self.loaded = config_load.load(self["config"] or None, os.environ)
-            config_load.check(self.loaded)
+            self.loaded = load(self["config"] or None, os.environ)
+            check(self.loaded)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
 
@@ -55,7 +59,8 @@ def makeService(options: Options) -> Node:
     if "twisted.internet.reactor" not in sys.modules:
         choose_reactor(config.reactor)
     daemon = parent is not None and not parent.get("nodaemon")
-    return Node(config, options["config"] or None, banner=bool(options["banner"]), daemon=daemon)
+    logfile = (parent.get("logfile") if parent is not None else None) or (TWISTD_LOG if daemon else "-")
+    return Node(config, options["config"] or None, bool(options["banner"]), daemon, "" if logfile == "-" else logfile)
 
 
 def choose_reactor(name: str) -> None:
@@ -77,7 +82,9 @@ def choose_reactor(name: str) -> None:
 class Node(MultiService):
     """One relay process. ``parts`` is there while it runs."""
 
-    def __init__(self, config: Config, path: str | None, banner: bool = False, daemon: bool = False) -> None:
+    def __init__(
+        self, config: Config, path: str | None, banner: bool = False, daemon: bool = False, logfile: str = ""
+    ) -> None:
         MultiService.__init__(self)
         self.config = config
         self.path = path
@@ -85,7 +92,8 @@ class Node(MultiService):
         self.listeners: dict[str, ListenerService] = {}
         self._banner = banner
         self._daemon = daemon
-        self._levels = logs.Levels(config.log)
+        self._logfile = logfile
+        self._levels = Levels(config.log)
         self._ticker: LoopingCall | None = None
         self._signals: Signals | None = None
         self._due = 0.0
@@ -94,7 +102,7 @@ class Node(MultiService):
         """Give twistd's application our way of writing logs, unless its command line names another."""
         MultiService.setServiceParent(self, parent)
         if hasattr(parent, "setComponent"):
-            parent.setComponent(ILogObserver, logs.observer(self.config.log, self._levels))
+            parent.setComponent(ILogObserver, observer(self.config.log, self._levels, self._logfile))
 
     # --- start ----------------------------------------------------------------------------------------------------
 
@@ -134,7 +142,7 @@ class Node(MultiService):
         assert self.parts is not None
         service = self.parts.listener(self.config, listener)
         self.listeners[label(listener)] = service
-        service.setServiceParent(self)
+        service.setServiceParent(self)  # type: ignore[no-untyped-call]  # twisted's is untyped
         return service
 
     def _running(self) -> None:
@@ -142,7 +150,8 @@ class Node(MultiService):
         assert self.parts is not None
         log.info("node {node} runs (pid {pid})", node=self.parts.node_id, pid=os.getpid())
         if self._banner:
-            print(banner(self.config), flush=True)
+            # twistd has replaced sys.stdout by its log; this is for the person at the terminal.
+            print(banner(self.config), file=sys.__stdout__, flush=True)
         # What exists now lives as long as the node: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -176,9 +185,9 @@ class Node(MultiService):
         parts = self.parts
         assert parts is not None
         try:
-            config = config_load.load(self.path, os.environ)
-            config_load.check(config)
-            live, restart = config_load.differences(self.config, config)
+            config = load(self.path, os.environ)
+            check(config)
+            live, restart = differences(self.config, config)
             parts.reconfigure(config)
             # What needs a restart stays as it was until then.
             self.config = msgspec.structs.replace(config, data=self.config.data, reactor=self.config.reactor)
@@ -200,7 +209,7 @@ class Node(MultiService):
             listener = wanted.get(name)
             if listener is None or not service.reconfigure(listener, config.limits, config.timing, config.slow):
                 del self.listeners[name]
-                service.disownServiceParent()
+                service.disownServiceParent()  # type: ignore[no-untyped-call]  # as above
         parts.use_listeners(config.listeners)
         for name, listener in wanted.items():
             if name not in self.listeners:
@@ -212,10 +221,10 @@ class Node(MultiService):
             self._signals.remove()
         if self._ticker is not None and self._ticker.running:
             self._ticker.stop()
-        stopping = MultiService.stopService(self)
+        stopping = [maybeDeferred(MultiService.stopService, self)]
         if self.parts is not None:
-            self.parts.stop()
-        return stopping
+            stopping.append(self.parts.stop())
+        return gatherResults(stopping)
 
 
 def banner(config: Config) -> str:
