@@ -132,9 +132,9 @@ def serve(**options: Any) -> None:  # Any: click's parameters
     """Answer the procedure NAME by a shell COMMAND.
 
     It gets the body on its standard input, and RELAY_PROCEDURE, RELAY_FROM_USER, RELAY_FROM_SESSION and
-    RELAY_FROM_METADATA (JSON) in its environment; its standard output is the answer. When it ends with another status than 0 the caller gets an error
-    with what it wrote to its standard error. One word is given to the shell; several are a program and its arguments
-    (put -- before them).
+    RELAY_FROM_METADATA (JSON) in its environment; its standard output is the answer. When it ends with another status
+    than 0 the caller gets an error with what it wrote to its standard error. One word is given to the shell; several
+    are a program and its arguments (put -- before them).
     """
     _run("serve", options)
 

@@ -141,7 +141,7 @@ def _print_event(event: Event, as_json: bool) -> None:
         "kind": event.kind, "name": event.name, "user": event.sender_user, "session": event.sender_session,
         "codec": event.codec, "value": value, "metadata": event.metadata,
     }  # fmt: skip
-    sender = event.sender_user or event.sender_session[:8] or "server"
+    sender = event.sender_user or event.sender_session[-8:] or "server"
     if event.kind in ("joined", "left"):
         line = event.kind
     _print(as_json, found, f"{event.name}  <{sender}>  {line}")
@@ -277,7 +277,7 @@ async def _serve(client: Client, options: Options) -> int:
         async with room:
             status, result = await _run_command(options["command"], pull)
         answered += 1
-        who = pull.sender_user or pull.sender_session[:8]
+        who = pull.sender_user or pull.sender_session[-8:]
         _print(
             as_json, {"name": pull.name, "user": pull.sender_user, "session": pull.sender_session, "status": status},
             f"{pull.name}  <{who}>  " + ("answered" if status == 0 else f"failed with status {status}"),
