@@ -89,6 +89,21 @@ class Frames(TestCase):
         bare.flags &= ~kinds.CRITICAL_FLAGS
         self.assertEqual(decode_frame(encode_frame(bare)), bare)
 
+    def test_every_length_at_its_limits(self) -> None:
+        """Length, name_bytes, field_bytes, a field's length and a map's two, at 0, at the maximum and off by one."""
+        sent = Message(kinds.PUSH, "name", b"body", 0, 0, 1, {kinds.METADATA: {"key": "value"}, kinds.USER: "ann"})
+        stream = encode_stream(sent)
+        # Where each stands: the header's at 0, 12 and 14, metadata's after 16 bytes and the name.
+        for at, size in ((0, 4), (12, 1), (14, 2), (21, 2), (23, 1), (27, 2)):
+            right = int.from_bytes(stream[at : at + size])
+            largest = 256**size - 1
+            for wrong in {0, 1, largest, largest - 1, right - 1, right + 1} - {right}:
+                changed = stream[:at] + wrong.to_bytes(size) + stream[at + size :]
+                found, label = received(BinaryDecoder(65_536), [changed])
+                self.assertEqual((found, label), plain_stream(changed, 65_536))
+                self.assertNotEqual(found, [sent])
+        self.assertEqual(received(BinaryDecoder(65_536), [stream]), ([sent], ""))
+
     def test_what_must_be_refused_carries_a_sentence(self) -> None:
         """Critical flags leave a sentence under REFUSE; a kind that is not known does not."""
         message = decode_frame(bytes.fromhex("20000100 00000005 00000000"))

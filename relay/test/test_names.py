@@ -53,6 +53,18 @@ class Grammar(TestCase):
         check_name("éé", 4)
         self.assertRaises(BadName, check_name, "ééé", 5)
 
+    @given(st.one_of(dotted, st.text(max_size=70), st.text(alphabet="aé日😀\x7f\x80*.\ud800", max_size=70)))
+    @runs(300)
+    def test_the_short_cut_agrees_with_the_rules(self, text: str) -> None:
+        """A name is let through exactly when every rule by itself lets it through."""
+        try:
+            sized = 1 <= len(text.encode()) <= 255
+        except UnicodeEncodeError:
+            sized = False
+        controls = any(ord(each) < 32 or 127 <= ord(each) < 160 for each in text)
+        wild = any(segment in ("*", "**") for segment in text.split("."))
+        self.assertEqual(passes(check_name, text), sized and not controls and not wild)
+
     @given(dotted)
     @runs(300)
     def test_every_pattern_is_a_name_or_has_a_wildcard(self, text: str) -> None:

@@ -89,7 +89,7 @@ class Objects(TestCase):
     """One object."""
 
     @given(messages())
-    @runs(200)
+    @runs(150)
     def test_an_object_comes_back_as_the_same_message(self, message: Message) -> None:
         """Decoding what was encoded gives an equal message, and the object is JSON to others as well."""
         encoded = encode_json(message)
@@ -97,7 +97,7 @@ class Objects(TestCase):
         json.loads(encoded)
 
     @given(messages())
-    @runs(200)
+    @runs(150)
     def test_each_form_has_one_counterpart_in_the_other(self, message: Message) -> None:
         """Through the other form and back the frame is the same, byte for byte."""
         frame = encode_frame(carried(message))
@@ -106,7 +106,7 @@ class Objects(TestCase):
         self.assertEqual(encode_json(decode_frame(encode_frame(decode_json(text)))), text)
 
     @given(messages())
-    @runs(200)
+    @runs(150)
     def test_a_line_has_one_line_end(self, message: Message) -> None:
         """Whatever the body, the only line end is the last byte, and the line means the same."""
         line = encode_line(message)
@@ -114,7 +114,7 @@ class Objects(TestCase):
         self.assertEqual(decode_json(line), carried(message, line=True))
 
     @given(objects())
-    @runs(500)
+    @runs(300)
     def test_a_doubled_key_is_never_overlooked(self, data: bytes) -> None:
         """The count of colons finds a doubled key of the outermost object exactly when there is one."""
         is_doubled = json.loads(data, object_pairs_hook=doubled)[""]
@@ -135,7 +135,7 @@ class Objects(TestCase):
         self.assertEqual(decode_json(text), decode_json(text[:-1] + b',"ignored":[{"a":":"}]}'))
 
     @given(st.one_of(st.binary(max_size=60), mutated(messages().map(encode_json)), mutated(objects())))
-    @runs(500)
+    @runs(300)
     def test_garbage_is_a_protocol_error_and_nothing_else(self, data: bytes) -> None:
         """Whatever the bytes, there is a message that both forms can write, or ``RemoteProtocolError``."""
         try:

@@ -27,6 +27,9 @@ from relay.wire.message import Fields, Message, Sender
 
 UINT_MAX: Final = 2**64 - 1
 SEQ_MAX: Final = 2**32 - 1
+# Of one entry of a map: what the binary form has room for.
+KEY_BYTES_MAX: Final = 255
+VALUE_BYTES_MAX: Final = 65_535
 # msgspec follows nested objects as deep as Python's recursion limit and the caller's stack let it. A body goes inline
 # only when so many more levels would do, lest a receiver with a deeper stack take it for a broken object.
 DEPTH_SPARE: Final = 300
@@ -97,17 +100,21 @@ def _write_outcome(value: str) -> bytes:
 
 def _read_map(raw: Raw) -> dict[str, str]:
     value = _strings(raw)
-    if bytes(raw).count(b":") != len(value):
-        _check_once(bytes(raw))
-    for key, each in value.items():
-        if not key or len(key.encode()) > 255 or len(each.encode()) > 0xFFFF:
-            raise RemoteProtocolError("a key of a map is empty, or a key or value is too long")
+    text = bytes(raw)
+    if text.count(b":") != len(value):
+        _check_once(text)
+    if "" in value:
+        raise RemoteProtocolError("a key of a map is empty")
+    if len(text) > KEY_BYTES_MAX:
+        for key, each in value.items():
+            if len(key.encode()) > KEY_BYTES_MAX or len(each.encode()) > VALUE_BYTES_MAX:
+                raise RemoteProtocolError("a key or a value of a map is too long")
     return value
 
 
 def _write_map(value: dict[str, str]) -> bytes:
     for key, each in value.items():
-        if not 1 <= len(key.encode()) <= 255 or len(each.encode()) > 0xFFFF:
+        if not 1 <= len(key.encode()) <= KEY_BYTES_MAX or len(each.encode()) > VALUE_BYTES_MAX:
             raise ValueError("a key is empty, or a key or value is too long")
     return _to_json(value)
 
@@ -262,7 +269,7 @@ class _Head(msgspec.Struct, gc=False):
 
 
 _head = msgspec.json.Decoder(_Head).decode
-_NOTHING: Final = Raw()
+_NESTED: Final = ("body", *(name for name, type_ in FIELDS.values() if type_ == "map"))
 
 
 def decode_json(data: bytes) -> Message:
@@ -301,10 +308,14 @@ def decode_json(data: bytes) -> Message:
 def _decode_pairs(data: bytes, head: _Head) -> Message:
     """The complete path: looks at every key."""
     pairs = _pairs(data)
-    # The body is where colons are; the other values are looked at only when it does not explain them all.
     colons = data.count(b":") - len(pairs)
-    if colons and colons != bytes(pairs.get("body", _NOTHING)).count(b":"):
-        _check_once(data)
+    if colons:
+        # Body and maps are where colons are; the other values are looked at only when those do not explain them all.
+        for key in _NESTED:
+            if key in pairs:
+                colons -= bytes(pairs[key]).count(b":")
+        if colons and colons != sum(bytes(raw).count(b":") for key, raw in pairs.items() if key not in _NESTED):
+            _check_once(data)
     if not 0 <= head.seq <= SEQ_MAX:
         raise RemoteProtocolError("seq is out of range")
     if len(head.name.encode()) > NAME_BYTES_MAX:
@@ -420,9 +431,9 @@ class LineDecoder:
                 self._check_length(len(self._held))
                 return messages
             rest = lines.pop()
-            for line in lines:
+            for line in filter(None, lines):
                 self._check_length(len(line))
-                if line and not line.isspace():
+                if not line.isspace():
                     messages.append(decode_json(line))
             self._check_length(len(rest))
             self._held += rest
