@@ -58,6 +58,13 @@ class SegmentTests(unittest.TestCase):
             + [("rename", path), ("sync_directory", DIRECTORY)],
         )
 
+    def test_the_hint_has_its_block(self):
+        """The hint is synced when it is made, so that rewriting it later needs no room on a full disk."""
+        disk = SimulatedFiles()
+        opened(disk)
+        hint = [call for call, path in disk.calls if path.endswith("synced")]
+        self.assertEqual(hint[-3:], ["create", "write", "sync"])
+
     def test_compaction_releases(self):
         """Segments whose entries were all compacted are removed, oldest first, and the rest is as before."""
         fill(self.log, 1, 60)
@@ -69,6 +76,25 @@ class SegmentTests(unittest.TestCase):
         self.disk.crash(Random(3))
         found = opened(self.disk).group(1)
         self.assertEqual((found.first_index(), found.term(50), found.last_index()), (51, 1, 60))
+
+    def test_released_when_the_log_has_said_so(self):
+        """A segment goes when a record that it may go is durable, not when a batch is that was written before."""
+        fill(self.log, 1, 60)
+        before = self.segments()
+        batches = []
+        for write in (GroupWrite(1, compact=50), GroupWrite(1, hard_state=HardState(1, 1, 50))):
+            self.log.submit([write])
+            batch = self.log.queue.take()
+            assert batch is not None
+            self.log.write(batch)
+            self.log.sync(batch)
+            batches.append(batch)
+        for batch in batches:
+            self.log.complete(batch)
+            self.log.maintain()
+            self.assertEqual(self.segments(), before)
+        drain(self.log)
+        self.assertGreater(self.segments()[0], before[0])
 
     def test_idle_groups_do_not_hold_segments(self):
         """A small idle group's entries move on; its hard state, snapshot and removal survive in every segment."""
@@ -200,8 +226,11 @@ class StorageTests(unittest.TestCase):
         fill(log, 3, 1, 100)
         held = [{entry.index for entry in holder.entries} for holder in cache.holders]
         self.assertEqual([max(indexes) for indexes in held], [20, 21], "group 1, the most idle one, went first")
-        log.submit([GroupWrite(3, compact=21), GroupWrite(2, remove=True)])
-        log.run_once()
+        log.submit([GroupWrite(3, compact=19), GroupWrite(2, remove=True)])
+        drain(log)
+        self.assertEqual(cache.bytes, 2 * 121)
+        log.submit([GroupWrite(3, compact=21)])
+        drain(log)
         self.assertEqual((cache.bytes, cache.holders), (0, {}))
 
     def test_reading_checks_again(self):

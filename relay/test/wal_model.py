@@ -3,7 +3,7 @@ compared with."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -285,22 +285,23 @@ class Life:
         """Random submissions, and the steps of the writer in between."""
         load = Workload.after(self.dice, log)
         batch: Batch | None = None
-        stage = 0
+        written = False
+        durable: deque[Batch] = deque()  # the loop may be late: the writer goes on meanwhile
         for _ in range(turns):
             chance = self.dice.random()
             if chance < 0.4:
                 self.submit(log, load)
             elif chance < 0.5:
                 log.maintain()
+            elif durable and chance < 0.65:
+                log.complete(durable.popleft())
             elif batch is None:
-                batch, stage = log.queue.take(), 0
-            elif stage == 0:
-                stage = int(log.write(batch) or (log.maintain() and log.write(batch)))
-            elif stage == 1:
-                log.sync(batch)
-                stage = 2
+                batch, written = log.queue.take(), False
+            elif not written:
+                written = log.write(batch) or (log.maintain() and log.write(batch))
             else:
-                log.complete(batch)
+                log.sync(batch)
+                durable.append(batch)
                 batch = None
 
     def submit(self, log: WriteAheadLog, load: Workload) -> None:
