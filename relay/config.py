@@ -282,7 +282,6 @@ class Limits(_Section, frozen=True, kw_only=True):
     registrations_max: Annotated[Positive, Meta(description="procedures that a session provides")] = 1000
     pending_pulls_max: Annotated[Positive, Meta(description="pulls without their answer yet, each way")] = 10_000
     metadata_bytes_max: Annotated[Positive, Meta(description="metadata of a message, keys and values")] = 8192
-    body_filters_max: Annotated[int, Meta(ge=0, le=8, description="transfer filters on one body")] = 8
     inflate_ratio_max: Annotated[
         Positive, Meta(description="a body without its transfer filters is at most this many times larger")
     ] = 100
