@@ -22,6 +22,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
@@ -31,6 +32,8 @@ from relay.protocols.entrance import Arrival, Entrance, Step, pass_on
 
 if TYPE_CHECKING:
     from relay.protocols.websocket import OpeningFactory
+
+log = Logger()
 
 HEAD_END: Final = b"\r\n\r\n"
 BODY_BYTES_MAX: Final = 65_536
@@ -80,7 +83,6 @@ class Channel(HTTPChannel):
     """One connection that speaks HTTP; ``arrival`` knows the client behind a proxy."""
 
     arrival: Arrival
-    refused = False
 
     def getPeer(self) -> IAddress:
         """The client's address, also behind a proxy that names it."""
@@ -89,9 +91,15 @@ class Channel(HTTPChannel):
         return remote
 
     def dataReceived(self, data: bytes) -> None:
-        """Requests; nothing after one that was refused."""
-        if not self.refused:
+        """Requests; nothing after one that was refused, also inside of TLS, which delivers until both sides closed."""
+        transport: Any = self.transport  # Any: Twisted's transports have more than ITransport
+        if transport is None or transport.disconnecting:
+            return
+        try:
             super().dataReceived(data)  # type: ignore[no-untyped-call]  # twisted.web has no types
+        except Exception:  # noqa: BLE001 - logged; our mistake, or twisted.web's, must not reach the reactor
+            log.failure("an HTTP connection met an error")
+            transport.abortConnection()
 
     def resetTimeout(self) -> None:  # noqa: N802 - Twisted's name
         """Bytes alone do not prolong the time: a request has to be complete within it."""
@@ -99,7 +107,6 @@ class Channel(HTTPChannel):
     def allHeadersReceived(self) -> None:  # noqa: N802 - Twisted's name
         """Refuse a body that is larger than anything served here needs."""
         if self.length is None or self.length > BODY_BYTES_MAX:
-            self.refused = True
             self.arrival.entrance.refused += 1
             code = HTTPStatus.LENGTH_REQUIRED if self.length is None else HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             assert self.transport is not None

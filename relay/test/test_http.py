@@ -184,6 +184,24 @@ class HttpTests(HttpCase):
         protocol.dataReceived(b"x" * 100 + GET % b"/")
         self.assertEqual(transport.value(), b"")
 
+    def test_nothing_after_a_bad_request(self):
+        """The same after a request that twisted.web could not read."""
+        transport = self.door.connect()
+        self.get(transport)
+        protocol = transport.protocol
+        transport.feed(b"GET  nonsense\r\n")
+        self.assertEqual((transport.take()[9:12], transport.ended), (b"400", "lost"))
+        protocol.dataReceived(b"Host: x\r\n\r\n" + GET % b"/")
+        self.assertEqual(transport.value(), b"")
+
+    def test_mistake_of_the_parser(self):
+        """An exception while requests are read is logged and ends this connection."""
+        transport = self.door.connect()
+        self.get(transport)
+        transport.protocol.requestFactory = None
+        transport.feed(GET % b"/")
+        self.assertEqual((len(self.flushLoggedErrors(TypeError)), transport.ended), (1, "aborted"))
+
     def test_pipelining_without_reading(self):
         """While the client does not take the answers, its further requests are not read."""
         transport = self.door.connect()
