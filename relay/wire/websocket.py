@@ -61,7 +61,10 @@ def _header(opcode: int, size: int, mask_bit: int) -> bytes:
 
 def server_frame(opcode: int, payload: bytes) -> bytes:
     """One whole, unmasked frame."""
-    return _header(opcode, len(payload), 0) + payload
+    size = len(payload)
+    if size < 126:
+        return _SHORT.pack(0x80 | opcode, size) + payload
+    return _header(opcode, size, 0) + payload
 
 
 def client_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
