@@ -8,10 +8,10 @@ rule  found                                                                     
 1     a header that fails its check, a length other than the header's, a number missing         refuse
       between others or before them and still needed, a hint of another log
 2     X right after an end record, and the next segment exists                                  go on there
-3     X without an end record, but a later segment has data                                     refuse
+3     X without an end record, but a later segment has records                                  refuse
 4     a valid mark after X, or a hint that says more than X was synced                          refuse
 5     only zeros from X on                                                                      the log ends at X
-6     anything else from X on                                                                   torn: zero it, sync
+6     anything else from X on, or in a later segment without records                            torn: zero it, sync
 ====  ========================================================================================  =====================
 
 Rule 4 is what tells a torn tail from corruption: a mark opens every write and is written only when everything before it
@@ -98,6 +98,13 @@ class SegmentScan:
                 return
             yield record
 
+    def holds_records(self) -> bool:
+        """Whether any record can be found, at the start or after a mark; not what a wrong bit among zeros is."""
+        salt = self.segment.salt
+        return isinstance(decode_record(self.data, HEADER_BYTES, salt), Record) or (
+            find_mark(self.data, HEADER_BYTES, salt) is not None
+        )
+
     def used_to(self) -> int:
         """Where the zeros begin that reach to the end of the file."""
         data = self.data
@@ -164,14 +171,16 @@ def scan(files: Files, directory: str, visit: Visit, *, repair: bool) -> Recover
         raise LogDamaged(directory, 0, f"segment {hint.sequence} is missing: it was in use")
     found = Recovered([], [], 0, temporary)
     last: SegmentScan | None = None
+    spoiled: list[tuple[Segment, int]] = []  # segments where nothing is, and where their zeros begin
     try:
         for sequence in sequences:
             segment = Segment.open(files, directory, sequence, writable=repair)
             found.spares.append(segment)
             walk = SegmentScan(segment)
             if last is not None and not last.ended:
-                if walk.used_to() > HEADER_BYTES:
+                if walk.holds_records():
                     raise _cut_short(last, sequence)
+                spoiled.append((segment, walk.used_to()))
                 continue
             found.segments.append(found.spares.pop())
             for record in walk:
@@ -185,7 +194,13 @@ def scan(files: Files, directory: str, visit: Visit, *, repair: bool) -> Recover
         if last is not None:
             if hint is not None and hint.sequence > last.segment.sequence:
                 raise _cut_short(last, hint.sequence)
-            _finish(files, directory, found, last, repair)
+            _judge_end(last)
+            spoiled.append((last.segment, last.used_to()))
+            _cut(found, spoiled, repair)
+            if repair:
+                for name in temporary:
+                    files.unlink(os.path.join(directory, name))
+                files.sync_directory(directory)
     except BaseException:
         for segment in found.segments + found.spares:
             segment.file.close()
@@ -211,8 +226,8 @@ def _judge_hint(walk: SegmentScan, hint: Synced | None) -> None:
         raise LogDamaged(segment.path, walk.end, f"{why}, but everything before offset {hint.offset} was synced")
 
 
-def _finish(files: Files, directory: str, found: Recovered, last: SegmentScan, repair: bool) -> None:
-    """Rules 2 and 4 to 6 for the segment in which the log ends."""
+def _judge_end(last: SegmentScan) -> None:
+    """Rules 2 and 4 for the segment in which the log ends."""
     segment = last.segment
     if last.ended:
         raise LogDamaged(segment.path, last.end, f"segment {segment.sequence + 1} is missing: the log goes on there")
@@ -220,18 +235,19 @@ def _finish(files: Files, directory: str, found: Recovered, last: SegmentScan, r
     if mark is not None:
         why = last.reason or "the records end"
         raise LogDamaged(segment.path, last.end, f"{why}, but everything before offset {mark} was synced")
-    used_to = last.used_to()
-    found.torn_bytes = max(0, used_to - last.end)
-    if not repair:
-        return
-    if found.torn_bytes:
-        segment.zero(last.end, used_to)
-    # A process that was killed leaves valid records that only the kernel's memory has: nobody may see them before
-    # they are durable.
-    segment.file.sync_data()
-    for name in found.temporary:
-        files.unlink(os.path.join(directory, name))
-    files.sync_directory(directory)
+
+
+def _cut(found: Recovered, spoiled: list[tuple[Segment, int]], repair: bool) -> None:
+    """Rules 5 and 6, for the segment in which the log ends and for the empty ones after it."""
+    for segment, used_to in spoiled:
+        torn = max(0, used_to - segment.end)
+        found.torn_bytes += torn
+        if repair and torn:
+            segment.zero(segment.end, used_to)
+        if repair:
+            # A process that was killed leaves valid records that only the kernel's memory has: nobody may see them
+            # before they are durable.
+            segment.file.sync_data()
 
 
 class Replay:

@@ -245,10 +245,11 @@ class FlipTests(unittest.TestCase):
         self.assertEqual(flip_matrix(self.disk, self.state, path, bits), {"refused": len(bits)})
 
     def test_zeros(self):
-        """A flipped bit behind the last record, or behind the header, loses nothing."""
-        path = f"{DIRECTORY}/{segment_name(1)}"
-        for bits in (range(45 * 8, HEADER_BYTES * 8, 97), range(self.places[-1] * 8, SMALL.segment_bytes * 8, 97)):
-            self.assertEqual(flip_matrix(self.disk, self.state, path, bits), {"recovered": len(bits)})
+        """A flipped bit behind the last record, behind a header, or in the segment made ahead loses nothing."""
+        for number, end in ((1, self.places[-1]), (2, HEADER_BYTES)):
+            path = f"{DIRECTORY}/{segment_name(number)}"
+            for bits in (range(45 * 8, HEADER_BYTES * 8, 97), range(end * 8, SMALL.segment_bytes * 8, 97)):
+                self.assertEqual(flip_matrix(self.disk, self.state, path, bits), {"recovered": len(bits)})
 
     def test_hint(self):
         """A flipped bit of the hint takes away its evidence and nothing else."""
