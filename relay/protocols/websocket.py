@@ -248,6 +248,8 @@ class Opening(WebSocketServerProtocol):  # type: ignore[misc]  # autobahn has no
     def connectionLost(self, reason: Failure) -> None:
         """Pass it on; without a WebSocket it never was one."""
         super().connectionLost(reason)
+        # Autobahn's Deferred has fired with this object: a cycle that only the collector would find.
+        self.is_closed = self.is_open = self.transport = None
         carried, self.carried = self.carried, None
         if carried is not None:
             carried.connectionLost(reason)

@@ -19,6 +19,9 @@ from zope.interface.verify import verifyObject
 
 from relay.config import Limits, Slow, Timing, WebSocket
 from relay.errors import FrameTooLarge, RemoteProtocolError
+from relay.protocols.entrance import Arrival, Step
+from relay.protocols.peer import Peer
+from relay.protocols.stream import Stream
 from relay.protocols.websocket import WINDOW_BITS, Opening, frames_of
 from relay.test.entrance_fixture import (
     MASK,
@@ -268,6 +271,33 @@ class ConversationTests(SynchronousTestCase):
         websockets = self.door.entrance.websockets
         assert websockets is not None
         self.assertEqual(websockets.countConnections, 0)
+
+    def test_nothing_left(self):
+        """A connection that is over, whatever it was, is gone without the collector's help."""
+        listener = compressing()
+        heads = (request_head(), request_head(headers=DEFLATE), request_head("/other"), b"GET /ws", b"")
+
+        def run(head: bytes) -> None:
+            transport = listener.connect()
+            transport.feed(head)
+            listener.turn()
+            transport.lose()
+            transport.protocol = None
+            listener.transports.clear()
+            listener.gate.connections.clear()
+
+        def alive() -> int:
+            return sum(isinstance(each, Opening | Stream | Peer | Step | Arrival) for each in gc.get_objects())
+
+        for head in heads:
+            run(head)
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        before = alive()
+        for head in heads:
+            run(head)
+        self.assertEqual(alive(), before)
 
     def test_answers(self):
         """Frames of one turn leave in one write; each message is one frame."""
