@@ -32,6 +32,7 @@ from relay.errors import Unauthenticated
 from relay.interfaces import IPeer
 from relay.protocols.listen import ListenerService
 from relay.test.core_fixture import NO_HOOKS
+from relay.test.swallowing_proxy import SwallowingProxy
 from relay.wire import kinds
 from relay.wire.handshake import Hello
 
@@ -80,12 +81,16 @@ class ClientNode:
             )  # fmt: skip
             await service.listen()
         self.gate.listeners(tuple(listeners))
+        self.proxy = SwallowingProxy(self.reactor, self.services["tcp"].port())
+        await self.proxy.start()
 
     def _fine(self) -> tuple[int, object]:
         return 200, {"status": "ok"}
 
     def url(self, scheme: str, form: str = "binary") -> str:
-        """The URL of one listener by one transport."""
+        """The URL of one listener by one transport; ``proxied`` is tcp through the proxy."""
+        if scheme == "proxied":
+            return f"tcp://127.0.0.1:{self.proxy.port}?form={form}"
         if scheme == "unix":
             return f"unix:{self.folder}/relay.sock?form={form}"
         port = self.services["tls" if scheme in ("tls", "wss") else "tcp"].port()
@@ -94,6 +99,7 @@ class ClientNode:
 
     async def stop(self) -> None:
         """Close all."""
+        await self.proxy.stop()
         for service in self.services.values():
             await service.stop_accepting()
         for connection in list(self.gate.connections):
@@ -116,6 +122,15 @@ class ClientNode:
             peer: Any = connection.peer  # Any: the concrete class, for its transport
             if user is None or (connection.session is not None and connection.session.user == user):
                 peer._io.abortConnection()
+
+    def swallow(self) -> None:
+        """What passes the proxy is lost from now on."""
+        self.proxy.swallow()
+
+    def break_off(self) -> int:
+        """Break what passes the proxy; how many bytes were lost."""
+        self.proxy.break_off()
+        return self.proxy.swallowed_bytes
 
     def forget_sessions(self) -> None:
         """Cut every connection and end every session: nothing can be resumed."""

@@ -265,6 +265,29 @@ async def procedures(shell: Shell) -> None:
 
 
 @Scenarios.add
+async def leaving_a_stream_early(shell: Shell) -> None:
+    """Whoever leaves a stream of answers before its end stops the provider."""
+    provider = await shell.connect(shell.url())
+    caller = await shell.connect(shell.url("ws"))
+    stopped = shell.future()
+
+    async def endless(pull: Pull) -> AsyncIterator[int]:
+        number = 0
+        try:
+            while True:
+                yield number
+                number += 1
+                await provider.presence("c")
+        finally:
+            stopped.succeed(number)
+
+    await provider.register("endless", endless)
+    async with caller.pull_stream("endless") as replies:
+        Check.equal([(await first(replies)).value for _ in range(3)], [0, 1, 2])
+    assert await stopped >= 2
+
+
+@Scenarios.add
 async def pulls_of_a_user(shell: Shell) -> None:
     """A user's session answers what is addressed to it, without registering."""
     ann = await shell.connect(shell.url(), user="ann")
@@ -363,6 +386,34 @@ async def a_broken_connection_is_invisible(shell: Shell) -> None:
         Check.equal([each.resumed for each in states if each.state == "ready"], [False, True])
         await registration.unregister()
         await ann.close()
+
+
+@Scenarios.add
+async def a_network_that_swallows_loses_nothing(shell: Shell) -> None:
+    """What a connection swallowed before it broke, in both directions, arrives after it once and in order."""
+    for form in ("binary", "json"):
+        ann = await shell.connect(shell.url("proxied", form), user="ann")
+        bob = await shell.connect(shell.url("unix"), user="bob")
+        to_ann, to_bob = await ann.subscribe("to.ann"), await bob.subscribe("to.bob")
+        lost_bytes = 0
+        count = 0
+        for _ in range(4):
+            for swallowing in (False, True):
+                if swallowing:
+                    await shell.node("swallow")
+                for _ in range(15):
+                    padding = "x" * 4000
+                    await ann.publish("to.bob", [count, padding], ack=False)
+                    await bob.publish("to.ann", [count, padding])
+                    count += 1
+            lost_bytes = await shell.node("break_off")
+        for inbox in (to_ann, to_bob):
+            Check.equal([(await first(inbox)).value[0] for _ in range(count)], list(range(count)))
+        assert lost_bytes > 100_000, lost_bytes
+        await ann.publish("to.ann", "the end")
+        Check.equal((await first(to_ann)).value, "the end")
+        await ann.close()
+        await bob.close()
 
 
 @Scenarios.add

@@ -90,6 +90,30 @@ class AsyncioClientTests(unittest.TestCase):
 
         return Deferred.fromCoroutine(run())
 
+    def test_cancelling_a_task_takes_the_pull_back(self) -> Deferred[None]:
+        """The provider of a pull whose task was cancelled is stopped."""
+
+        async def scenario(shell: Any) -> None:
+            client = await shell.connect(shell.url(), user="ann")
+            started, stopped = shell.future(), shell.future()
+
+            async def wait(pull: object) -> None:
+                started.succeed(None)
+                try:
+                    await shell.future()
+                finally:
+                    stopped.succeed("stopped")
+
+            await client.register("wait", wait)
+            asked = asyncio.create_task(client.pull("wait"))
+            await started
+            asked.cancel()
+            await asyncio.wait([asked])
+            assert asked.cancelled()
+            assert await stopped == "stopped"
+
+        return self.run_scenario(scenario)
+
     def test_nothing_of_twisted_is_imported(self) -> None:
         """The asyncio client and the commands on it load no Twisted."""
         program = (

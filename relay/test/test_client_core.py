@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial import unittest
 
 from relay.client import effects
+from relay.client.deadlines import Deadlines
 from relay.client.link import CannotConnect
 from relay.client.options import Identity
 from relay.errors import (
@@ -398,6 +399,32 @@ class RequestTests(unittest.TestCase):
         self.assertEqual(bench.sent_kinds(), ["publish"])
 
 
+class DeadlineTests(unittest.TestCase):
+    """The heap of deadlines."""
+
+    def test_they_expire_in_order_and_not_when_cancelled(self) -> None:
+        """The earliest first, equal ones as they were added; a cancelled one never."""
+        deadlines, expired = Deadlines(), []
+        for name, at in (("b", 2.0), ("a", 1.0), ("never", float("inf")), ("c", 2.0), ("x", 1.5)):
+            deadline = deadlines.add(at, lambda now, name=name: expired.append((name, now)))  # type: ignore[misc]
+            if name == "x":
+                deadline.cancel()
+                deadline.cancel()
+        self.assertEqual(deadlines.next(), 1.0)
+        deadlines.run(2.5)
+        self.assertEqual(expired, [("a", 2.5), ("b", 2.5), ("c", 2.5)])
+        self.assertEqual(deadlines.next(), float("inf"))
+
+    def test_cancelled_ones_do_not_pile_up(self) -> None:
+        """A million requests answered in time leave no million entries behind."""
+        deadlines = Deadlines()
+        kept = deadlines.add(1e9, lambda now: None)
+        for number in range(10_000):
+            deadlines.add(float(number), lambda now: None).cancel()
+        self.assertLess(len(deadlines._heap), 200)
+        kept.cancel()
+
+
 class ClosingTests(unittest.TestCase):
     """Graceful close."""
 
@@ -422,6 +449,15 @@ class ClosingTests(unittest.TestCase):
         bench.wait(2)
         self.assertEqual(len(bench.of(effects.Closed)), 1)
         self.assertIsInstance(bench.result("w"), ConnectionClosed)
+
+    def test_closing_twice_closes_at_once(self) -> None:
+        """The second close waits for nothing."""
+        bench = Bench().start()
+        bench.ask(kinds.PULL, "p", "w")
+        bench.core.close(bench.now)
+        bench.core.close(bench.now)
+        self.assertEqual(bench.of(effects.Closed), [effects.Closed(None)])
+        self.assertEqual(bench.result("w").outcome, "unknown")
 
     def test_nothing_new_after_close(self) -> None:
         """A call after close fails as not_done."""

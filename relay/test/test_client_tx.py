@@ -7,7 +7,7 @@ import tempfile
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial import unittest
 
 from relay.client import tx
@@ -43,8 +43,8 @@ class TwistedShell:
         return tx.TwistedRuntime(reactor, tx.ClientOptions().tls).waiter()
 
 
-class TwistedClientTests(unittest.TestCase):
-    """Each scenario of ``relay.test.client_scenarios``."""
+class ShellTestCase(unittest.TestCase):
+    """Runs scenarios."""
 
     timeout = 30
 
@@ -70,6 +70,37 @@ class TwistedClientTests(unittest.TestCase):
         folder = tempfile.mkdtemp(prefix="relay")
         self.addCleanup(shutil.rmtree, folder)
         return folder
+
+
+class CancelTests(ShellTestCase):
+    """What only Twisted has."""
+
+    def test_cancelling_a_deferred_takes_the_pull_back(self) -> Deferred[None]:
+        """The provider of a pull whose Deferred was cancelled is stopped."""
+
+        async def scenario(shell: Any) -> None:
+            client = await shell.connect(shell.url(), user="ann")
+            started, stopped = shell.future(), shell.future()
+
+            async def wait(pull: object) -> None:
+                started.succeed(None)
+                try:
+                    await shell.future()
+                finally:
+                    stopped.succeed("stopped")
+
+            await client.register("wait", wait)
+            asked = Deferred.fromCoroutine(client.pull("wait"))
+            await started
+            asked.cancel()
+            asked.addErrback(lambda failure: failure.trap(CancelledError))
+            self.assertEqual(await stopped, "stopped")
+
+        return self.run_scenario(scenario)
+
+
+class TwistedClientTests(ShellTestCase):
+    """Each scenario of ``relay.test.client_scenarios``."""
 
 
 def _add(scenario: Scenario, name: str) -> None:
