@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from relay.core.seldom import Seldom
 
@@ -69,12 +70,13 @@ class Operations:
         if (operation.blocked_s if patient else total_s) >= self._slow_s:
             self._report(operation.label, total_s, operation.blocked_s)
 
-    def failed(self, label: str, what: str) -> None:
-        """An operation raised what it should not; called while that is handled. Not every traceback is logged."""
+    def failed(self, label: str, what: str, failure: Failure | None = None) -> None:
+        """An operation raised what it should not: ``failure``, or what is handled now. Not every one is logged."""
         self.errors[label] += 1
         others = self._seldom.due(f"failed {label}")
         if others is not None:
-            log.failure("{what} {label} failed ({others} more times unreported)", what=what, label=label, others=others)
+            text = "{what} {label} failed ({others} more times unreported)"
+            log.failure(text, failure, what=what, label=label, others=others)
 
     def stop(self) -> None:
         """Watch no more."""

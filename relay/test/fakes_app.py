@@ -19,7 +19,7 @@ from relay.core.identity import Identity
 from relay.core.permissions import permissions_for
 from relay.errors import RelayError
 from relay.interfaces import IAnswer, INode, IPeer
-from relay.wire.message import Fields, Message
+from relay.wire.message import Fields, Message, Sender
 
 
 @implementer(IPeer)
@@ -34,13 +34,14 @@ class FakePeer:
     listener: str = "stream"
     certificate: str = ""
     local: bool = True
+    queued: int = 0
     sent: list[bytes] = attrs.Factory(list)
 
     def send(self, frame: bytes, key: str | None = None, flags: int = 0) -> None:
         self.sent.append(frame)
 
     def queued_bytes(self) -> int:
-        return 0
+        return self.queued
 
     def unsent(self) -> int:
         return 0
@@ -59,13 +60,20 @@ class FakePeer:
 
 
 @attrs.define(eq=False)
+class FakeRealm:
+    name: str = "default"
+
+
+@attrs.define(eq=False)
 class FakeSession:
     """What handlers and hooks see of a session."""
 
     id: str = "s-1"
-    realm: str = "default"
+    realm: FakeRealm = attrs.Factory(FakeRealm)
     user: str = "ann"
     device: str = ""
+    sender: Sender = attrs.field(factory=lambda: Sender("default", "ann", "s-1"))
+    peer: FakePeer | None = attrs.Factory(FakePeer)
 
 
 @implementer(IAnswer)
@@ -104,6 +112,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.pushed: list[tuple[Any, Message]] = []
         self.pulled: list[tuple[Any, Message, float | None, Deferred[Message]]] = []
+        self.taken_back: list[Any] = []
         self.published: list[tuple[str, Message]] = []
         self.told: list[tuple[str, str, str, Message]] = []
         self.bound: list[tuple[Any, str]] = []
@@ -113,7 +122,7 @@ class FakeNode:
         self.pushed.append((session, message))
 
     def pull_session(self, session: Any, message: Message, deadline_s: float | None) -> Deferred[Message]:
-        waiting: Deferred[Message] = Deferred()
+        waiting: Deferred[Message] = Deferred(self.taken_back.append)
         self.pulled.append((session, message, deadline_s, waiting))
         return waiting
 

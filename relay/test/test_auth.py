@@ -327,7 +327,9 @@ class OrderTests(AuthTestCase):
         for gate, each in zip(plugin.gates[:2], waiting, strict=True):
             gate.callback(fakes_app.identity())
             self.successResultOf(each)
-        self.assertNotIsInstance(authentication.identify(Hello(), self.peer), Identity)
+        found = authentication.identify(Hello(), self.peer)
+        self.assertNotIsInstance(found, Identity)
+        found.close()
 
     def test_order(self):
         """``order`` names kinds, or single entries; what it leaves out is not asked, a wrong name is a mistake."""
