@@ -8,6 +8,7 @@ Variables without two underscores that are no setting are not relay's (``RELAY_P
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,7 +17,7 @@ import msgspec.inspect as inspect
 import yaml
 
 from relay import config_shape as shapes
-from relay.config_files import Tree, parse_yaml
+from relay.config_files import Tree, parse_json, parse_yaml
 from relay.config_mistakes import nearest, shown
 from relay.config_shape import Path, dotted
 from relay.errors import ConfigError
@@ -121,14 +122,22 @@ def _listed(tree: Tree) -> Tree:
 def _value(text: str, shape: inspect.Type) -> Tree:
     """A variable's value: YAML, but for what is text."""
     try:
-        value = parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = _parsed(text)
+    except (yaml.YAMLError, ConfigError, ValueError, RecursionError):
         return text
     if not _is(shape, inspect.StrType, inspect.LiteralType):
         return value
     if value is None and _is(shape, inspect.NoneType):
         return None
     return value if isinstance(value, dict) and shapes.section(shape) is not None else text
+
+
+def _parsed(text: str) -> Tree:
+    """JSON, where it is that: PyYAML does not join the two halves of a character that JSON escapes. Else YAML."""
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError:
+        return parse_yaml(text)
 
 
 def variable_at(overrides: Mapping[Path, str], place: Path) -> str | None:

@@ -61,6 +61,20 @@ def parse_yaml(text: str) -> Tree:
     return yaml.load(text, _Loader)  # a subclass of SafeLoader
 
 
+def parse_json(text: str) -> Tree:
+    """The tree of a JSON text. Raises ``json.JSONDecodeError``, or ``ConfigError`` for a name given twice."""
+
+    def unique(pairs: list[tuple[str, Tree]]) -> dict[str, Tree]:
+        found: dict[str, Tree] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ConfigError(f": {name} is there twice")
+            found[name] = value
+        return found
+
+    return json.loads(text, object_pairs_hook=unique)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which a name cannot be given twice."""
 
@@ -82,7 +96,8 @@ def _yaml(text: str) -> tuple[Tree, Line]:
         tree = parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise ConfigError(f"{line}: {error.problem or error}") from None
+        said = [each for each in (error.context, error.problem) if each]
+        raise ConfigError(f"{line}: {', '.join(said) or error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f": {' '.join(str(error).split())}") from None
     return tree, lambda path: _yaml_line(yaml.compose(text, _Loader), path)
@@ -108,16 +123,8 @@ def _no_line(path: Path) -> int | None:
 
 
 def _json(text: str) -> tuple[Tree, Line]:
-    def unique(pairs: list[tuple[str, Tree]]) -> dict[str, Tree]:
-        found: dict[str, Tree] = {}
-        for name, value in pairs:
-            if name in found:
-                raise ConfigError(f": {name} is there twice")
-            found[name] = value
-        return found
-
     try:
-        tree = json.loads(text, object_pairs_hook=unique) if text.strip() else None
+        tree = parse_json(text) if text.strip() else None
     except json.JSONDecodeError as error:
         raise ConfigError(f":{error.lineno}: {error.msg}") from None
     return tree, _no_line

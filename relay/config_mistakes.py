@@ -42,7 +42,10 @@ def nearest(wrong: str, right: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """``value`` for a sentence: short, on one line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):  # YAML has names that are no text, and lists that hold themselves
+        text = f"a {type(value).__name__}"
     return text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[:VALUE_CHARACTERS_MAX]}…"
 
 

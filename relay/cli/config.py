@@ -94,7 +94,13 @@ def tree(value: Config) -> Any:  # Any: dicts, lists and scalars
 
 def dump_yaml(shown: object) -> str:
     """``shown`` as YAML, in the order of the documentation."""
-    return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120))
+
+    def dump(as_it_is: bool) -> str:
+        return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=as_it_is, default_flow_style=False, width=120))
+
+    text = dump(True)
+    # PyYAML does not escape these, and reads them as line breaks.
+    return dump(False) if any(each in text for each in "\x85\u2028\u2029") else text
 
 
 def _trimmed(value: Any) -> Any:  # Any: as tree
