@@ -7,6 +7,7 @@ reactor ─▶ flusher ─▶ hub ─▶ router ─▶ sessions ─▶ gate ─�
 
 from __future__ import annotations
 
+import base64
 import os
 import random
 import time
@@ -40,7 +41,7 @@ log = Logger()
 
 NODE_ID_BYTES: Final = 8
 NODE_ID_FILE: Final = "node.id"
-INCARNATION_BYTES: Final = 4
+INCARNATION_BYTES: Final = 3
 WORKER: Final = 0
 """One process, one core: the number of this one among those of the machine."""
 
@@ -56,7 +57,8 @@ class Parts:
         self.hooks = Hooks(reactor, config.handlers.slow_operation_ms)
         self.hub = Hub(config, reactor, self.flusher, LocalDirectory(), self.hooks, time.time)
         self.router = Router(self.hub, random.random)
-        prefix = f"{self.node_id}{WORKER:x}{os.urandom(INCARNATION_BYTES).hex()}"
+        owner = bytes.fromhex(self.node_id) + WORKER.to_bytes(1, "big") + os.urandom(INCARNATION_BYTES)
+        prefix = base64.urlsafe_b64encode(owner).decode()
         self.sessions = Sessions(self.hub, self.router, self.node_id, prefix, os.urandom)
         self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
         self.access = NodeAccess(self.hub, self.router, self.sessions)
