@@ -75,9 +75,7 @@ def _check(plugin: Any) -> None:  # Any: as above
     what = f"the plugin {type(plugin).__name__}"
     name = getattr(plugin, "name", None)
     if not isinstance(name, str) or not name.isprintable() or "." in name or not 0 < len(name) <= NAME_CHARACTERS_MAX:
-        raise ConfigError(
-            f"the plugin {type(plugin).__name__} needs a name: 1-{NAME_CHARACTERS_MAX} characters without '.'"
-        )
+        raise ConfigError(f"{what} needs a name: 1-{NAME_CHARACTERS_MAX} characters without '.'")
     for attribute in dir(plugin):
         if attribute.startswith(HOOK_PREFIXES) and attribute not in HOOKS:
             close = difflib.get_close_matches(attribute, HOOKS, 1)
