@@ -14,10 +14,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from relay.client.api import Client, open_client
-from relay.client.driver import Line, Runtime, Task
-from relay.client.inbox import Waiter
+from relay.client.line import Line
 from relay.client.options import ClientOptions, TlsFiles
 from relay.client.plan import Address
+from relay.client.runtime import Runtime, Task, Waiter
 
 __all__ = ["Client", "ClientOptions", "connect"]
 
@@ -31,7 +31,7 @@ async def connect(*urls: str, **settings: Any) -> Client:  # Any: the keyword ar
 
 
 class _FutureWaiter(asyncio.Future[Any]):
-    """``relay.client.inbox.Waiter``."""
+    """``relay.client.runtime.Waiter``."""
 
     def succeed(self, value: Any) -> None:
         """Set the result."""
@@ -45,7 +45,7 @@ class _FutureWaiter(asyncio.Future[Any]):
 
 
 class _Output:
-    """``relay.client.driver.Transport`` on an asyncio transport."""
+    """``relay.client.runtime.Transport`` on an asyncio transport."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -94,7 +94,7 @@ class _LineProtocol(asyncio.Protocol):
 
 
 class AsyncioRuntime:
-    """``relay.client.driver.Runtime`` on one asyncio event loop."""
+    """``relay.client.runtime.Runtime`` on one asyncio event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tls: TlsFiles) -> None:
         self._loop = loop

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self, Unpack
 
 from relay.client import effects
+from relay.client.callbacks import Callbacks
 from relay.client.calls import Route
 from relay.client.core import Core
-from relay.client.driver import Driver, Runtime, TokenSource
+from relay.client.driver import Driver, TokenSource
 from relay.client.events import Event, Extras, Published, Pushed, Targets, compose
 from relay.client.inbox import Callback, Handler, Pushes, Registration, Replies, Subscription
 from relay.client.options import ClientOptions, Identity
 from relay.client.plan import parse
+from relay.client.runtime import Runtime
 from relay.errors import ConfigError, RelayError
 from relay.wire import handshake, kinds
 from relay.wire.message import Message
@@ -279,15 +281,11 @@ async def open_client(
         token=token if isinstance(token, str) else "", token_wanted=source is not None,
     )  # fmt: skip
     core = Core([parse(url) for url in urls], identity, options or ClientOptions(), draw)
-    driver = Driver(core, runtime, source)
-    driver.on_state, driver.on_gap, driver.on_notice, driver.on_unclaimed = on_state, on_gap, on_notice, on_unclaimed
+    driver = Driver(core, runtime, Callbacks(runtime, on_state, on_gap, on_notice, on_unclaimed), source)
     client = Client(driver)
     driver.run(core.link.start)
     try:
-        if driver.closed is not None and driver.closed.error is not None:
-            raise driver.closed.error
-        if driver.state is None or driver.state.state != "ready":
-            await driver.ready()
+        await driver.ready.wait()
     except BaseException:
         driver.run(lambda now: core.link.finish() if core.link.state != "closed" else None)
         raise

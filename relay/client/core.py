@@ -121,7 +121,7 @@ class Core:
 
         def answered(result: Message | RelayError, now: float) -> None:
             if isinstance(result, Message):
-                self.link.refreshed(token, _expiry(result, now))
+                self.link.credentials.accepted(_expiry(result, now), token)
                 if waiter is not None:
                     self._effects.append(Resolve(waiter, result))
             else:
@@ -223,7 +223,7 @@ class Core:
         if message.seq:
             self.requests.tell(Message(kinds.REPLY, seq=message.seq), now, bound=True, forced=True)
         self._refresh_due = True
-        self.link.want_token()
+        self.link.credentials.want()
 
     def _rebound(self, result: Message | RelayError, now: float) -> None:
         if isinstance(result, RelayError):
@@ -234,10 +234,10 @@ class _Expiry(msgspec.Struct, frozen=True):
     expires_in_ms: int | None = None
 
 
-def _expiry(reply: Message, now: float) -> float:
+def _expiry(reply: Message, now: float) -> float | None:
     """When the token of a reply to refresh runs out, on the clock of ``now``."""
     try:
         found = handshake.read(reply, _Expiry).expires_in_ms
     except BadBody as error:
         raise RemoteProtocolError(str(error)) from None
-    return float("inf") if found is None else now + found / 1000
+    return None if found is None else now + found / 1000

@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from relay.client.calls import Route
 from relay.client.events import Event, Pull
+from relay.client.runtime import Moment, Waiter
 from relay.errors import BadBody, Full, RelayError
 from relay.wire import handshake, kinds
 from relay.wire.message import Message
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 
 Callback = Callable[[Event], Any]  # Any: nothing, or an awaitable
 Handler = Callable[[Pull], Any]  # Any: a value, an Answer, an awaitable of them, or an async iterator of them
-
-
-class Waiter(Protocol):
-    """A future of the event loop in use: awaited once, settled once; settling it again does nothing."""
-
-    def succeed(self, value: Any) -> None:  # Any: what is waited for
-        """Let the one who awaits go on with ``value``."""
-
-    def fail(self, error: BaseException) -> None:
-        """Let the one who awaits go on with ``error`` raised."""
-
-    def __await__(self) -> Generator[Any, Any, Any]:  # Any: the event loop's, and what is waited for
-        """Wait."""
 
 
 class Inbox:
@@ -51,14 +39,14 @@ class Inbox:
         if callback is not None and inspect.iscoroutinefunction(callback):
             # One after the other, as the messages came; a plain function is called at once.
             self._callback = None
-            driver.spawn(self._consume(callback), f"the callback of {self!r}")
+            driver.callbacks.spawn(self._consume(callback), f"the callback of {self!r}")
 
     def deliver(self, event: Event) -> None:
         """One more message."""
         if self._ended:
             return
         if self._callback is not None:
-            self._driver.call_back(self._callback, event)
+            self._driver.callbacks.call(self._callback, event)
         elif len(self._items) >= self._driver.core.options.events_max:
             self.end(Full(f"{len(self._items)} messages wait to be taken from {self!r}"))
             self.cancel()
@@ -73,7 +61,7 @@ class Inbox:
             self._error = error
             self._wake()
             if error is not None and self._callback is not None:
-                self._driver.report(f"{self!r} has ended", error)
+                self._driver.callbacks.report(f"{self!r} has ended", error)
 
     def cancel(self) -> None:
         """Stop the messages at their source."""
@@ -102,7 +90,7 @@ class Inbox:
 
     async def _consume(self, callback: Callback) -> None:
         async for event in self:
-            await self._driver.guard(callback(event), f"the callback of {self!r}")
+            await self._driver.callbacks.guard(callback(event), f"the callback of {self!r}")
 
 
 class Confirmed:
@@ -110,35 +98,19 @@ class Confirmed:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._settled = False
-        self._refusal: RelayError | None = None
-        self._confirm_waiters: list[Waiter] = []
+        self._answered = Moment(driver.runtime)
 
     def succeed(self, message: Message | None) -> None:
         """The server has confirmed."""
-        self._settle(None)
+        self._answered.happen()
 
     def fail(self, error: RelayError) -> None:
         """The server has refused, or could not be asked."""
-        self._settle(error)
-
-    def _settle(self, error: RelayError | None) -> None:
-        self._settled, self._refusal = True, error
-        waiters, self._confirm_waiters = self._confirm_waiters, []
-        for waiter in waiters:
-            if error is None:
-                waiter.succeed(None)
-            else:
-                waiter.fail(error)
+        self._answered.happen(error)
 
     async def confirmed(self) -> Self:
         """Wait for the server's answer. Raises what it refused with."""
-        if not self._settled:
-            waiter = self._driver.runtime.waiter()
-            self._confirm_waiters.append(waiter)
-            await waiter
-        if self._refusal is not None:
-            raise self._refusal
+        await self._answered.wait()
         return self
 
     def __await__(self) -> Generator[Any, Any, Self]:  # Any: the event loop's
@@ -166,7 +138,7 @@ class Subscription(Inbox, Confirmed):
             try:
                 self.members = handshake.read(message, _SubscribeReply).presence
             except BadBody as error:
-                self._driver.report(f"{self!r}: the list of members", error)
+                self._driver.callbacks.report(f"{self!r}: the list of members", error)
         Confirmed.succeed(self, message)
 
     def fail(self, error: RelayError) -> None:
@@ -179,7 +151,7 @@ class Subscription(Inbox, Confirmed):
         over = self._ended
         Inbox.end(self, error)
         if not over and self._on_end is not None:
-            self._driver.call_back(self._on_end, error)
+            self._driver.callbacks.call(self._on_end, error)
 
     def cancel(self) -> None:
         """Unsubscribe without waiting for it."""
@@ -284,13 +256,13 @@ class Registration(Confirmed):
         if not self._ended:
             self._ended = True
             if self._on_end is not None:
-                self._driver.call_back(self._on_end, error)
+                self._driver.callbacks.call(self._on_end, error)
             elif error is not None:
-                self._driver.report(f"{self!r} has ended", error)
+                self._driver.callbacks.report(f"{self!r} has ended", error)
 
     def deliver(self, event: Event) -> None:
         """A push under the procedure's name: the handler hears it, nobody hears the handler."""
-        self._driver.call_back(self.handler, Pull(event.message, float("inf")))
+        self._driver.callbacks.call(self.handler, Pull(event.message, float("inf")))
 
     async def unregister(self) -> None:
         """Answer no more pulls; those under way go on."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from relay.client.effects import Changed, Closed, Connect, Effect, Gap, Hangup, Send, WantToken
+from relay.client.credentials import Credentials
+from relay.client.effects import Changed, Closed, Connect, Effect, Gap, Hangup, Send
 from relay.client.ledger import Ledger
 from relay.client.options import ClientOptions, Identity
 from relay.client.outbound import Outbound
@@ -79,10 +80,7 @@ class Link:
         self._effects = effects
         self._deadline = _INF
         self._resume: tuple[str, str] | None = None  # session, secret
-        self._token = identity.token
-        self._token_asked = False
-        self._token_new = False
-        self._token_until = _INF
+        self.credentials = Credentials(identity, effects)
         self._heartbeat_s = _INF
         self._heard_at = 0.0
         self._pinged = False
@@ -111,7 +109,7 @@ class Link:
             resume = handshake.Resume(*self._resume, ledger.received)
         hello = handshake.Hello(
             realm=identity.realm, user=identity.user, device=identity.device, password=identity.password,
-            token=self._token, resume=resume, features=("resume",) if options.resume else (),
+            token=self.credentials.token, resume=resume, features=("resume",) if options.resume else (),
             filters=options.filters, heartbeat_ms=int(options.heartbeat_s * 1000), client=CLIENT_NAME,
             info=identity.info,
         )  # fmt: skip
@@ -150,7 +148,8 @@ class Link:
         goodbye = handshake.Goodbye(kinds.PROTOCOL, "protocol", text=str(error))
         self._effects.append(Send(handshake.write(kinds.GOODBYE, goodbye)))
         self._resume = None
-        self._leave(f"the server broke the protocol: {error}", now)
+        self._effects.append(Hangup(attempt, False))
+        self._retry(f"the server broke the protocol: {error}", now)
 
     def lost(self, attempt: int, reason: str, now: float) -> None:
         """The transport of that attempt is gone or could not be opened."""
@@ -159,16 +158,13 @@ class Link:
 
     def token(self, token: str, now: float) -> None:
         """The application's new token."""
-        self._token = token
-        self._token_asked = False
-        self._token_new = True
-        self._token_until = _INF
+        self.credentials.made(token)
         if self.state == "token":
             self._open(now)
 
     def token_failed(self, error: RelayError, now: float) -> None:
         """The application has no token: for good (``Unauthenticated``), or for now."""
-        self._token_asked = False
+        self.credentials.not_made()
         if self.state == "token":
             if isinstance(error, Unauthenticated):
                 self._close(error)
@@ -221,18 +217,6 @@ class Link:
             self._probed = True
             self.ping()
 
-    def refreshed(self, token: str, expires_at: float) -> None:
-        """The server took a new token."""
-        self._token = token
-        self._token_new = False
-        self._token_until = expires_at
-
-    def want_token(self) -> None:
-        """Ask the application for a token, unless it is being asked."""
-        if self._identity.token_wanted and not self._token_asked:
-            self._token_asked = True
-            self._effects.append(WantToken())
-
     def finish(self, error: RelayError | None = None) -> None:
         """Say goodbye and close for good."""
         if self.state == "ready":
@@ -250,11 +234,10 @@ class Link:
         self._effects.append(Send(Message(kind, seq=seq, fields=fields)))
 
     def _open(self, now: float) -> None:
-        identity = self._identity
         self._deadline = now + self._options.connect_timeout_s
-        if identity.token_wanted and (not self._token or now >= self._token_until):
+        if self.credentials.missing(now):
             self.state = "token"
-            self.want_token()
+            self.credentials.want()
             return
         self.attempt += 1
         self.state = "connecting"
@@ -295,9 +278,8 @@ class Link:
             raise RemoteProtocolError("a session was resumed that was not asked for")
         self._lost_at = None
         self._welcomed_at = now
-        self._token_new = False
-        if welcome.expires_in_ms is not None:
-            self._token_until = now + welcome.expires_in_ms / 1000
+        expires_in_ms = welcome.expires_in_ms
+        self.credentials.accepted(None if expires_in_ms is None else now + expires_in_ms / 1000)
         self._heartbeat_s = welcome.heartbeat_ms / 1000 or _INF
         self._pinged = self._probed = False
         self._plan.learn(welcome.addresses)
@@ -321,20 +303,15 @@ class Link:
     def _goodbye(self, goodbye: handshake.Goodbye, now: float) -> None:
         name, _ = kinds.CLOSE_REASONS.get(goodbye.reason, (goodbye.name or str(goodbye.reason), False))
         why = f"the server said goodbye: {name}" + (f" ({goodbye.text})" if goodbye.text else "")
+        self._effects.append(Hangup(self.attempt, False))
         reconnect = goodbye.reconnect
-        if goodbye.reason in _NEW_TOKEN and self._identity.token_wanted and not self._token_new:
-            self._token = ""
+        if goodbye.reason in _NEW_TOKEN and self.credentials.refused():
             self._resume = None
             reconnect = True
         if reconnect:
-            self._leave(why, now, goodbye)
+            self._retry(why, now, goodbye)
         else:
-            self._effects.append(Hangup(self.attempt, False))
             self._close(_ERROR_OF_REASON.get(goodbye.reason, ConnectionClosed)(why))
-
-    def _leave(self, why: str, now: float, goodbye: handshake.Goodbye | None = None) -> None:
-        self._effects.append(Hangup(self.attempt, False))
-        self._retry(why, now, goodbye)
 
     def _retry(self, reason: str, now: float, goodbye: handshake.Goodbye | None = None) -> None:
         plan, options = self._plan, self._options

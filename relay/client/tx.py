@@ -23,10 +23,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.client.api import Client, open_client
-from relay.client.driver import Line, Runtime, Task
-from relay.client.inbox import Waiter
+from relay.client.line import Line
 from relay.client.options import ClientOptions, TlsFiles
 from relay.client.plan import Address
+from relay.client.runtime import Runtime, Task, Waiter
 
 __all__ = ["Client", "ClientOptions", "connect"]
 
@@ -43,7 +43,7 @@ async def connect(reactor: Any, *urls: str, **settings: Any) -> Client:  # Any: 
 
 
 class _DeferredWaiter:
-    """``relay.client.inbox.Waiter``."""
+    """``relay.client.runtime.Waiter``."""
 
     __slots__ = ("_deferred",)
 
@@ -102,7 +102,7 @@ class _LineProtocol(Protocol):
 
 
 class _Closable:
-    """``relay.client.driver.Transport`` on a Twisted transport."""
+    """``relay.client.runtime.Transport`` on a Twisted transport."""
 
     def __init__(self, transport: ITransport) -> None:
         self._transport = transport
@@ -120,7 +120,7 @@ class _Closable:
 
 
 class TwistedRuntime:
-    """``relay.client.driver.Runtime`` on one reactor."""
+    """``relay.client.runtime.Runtime`` on one reactor."""
 
     def __init__(self, reactor: Any, tls: TlsFiles) -> None:  # Any: IReactorTime, IReactorTCP, IReactorUNIX …
         self._reactor = reactor

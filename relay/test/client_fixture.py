@@ -15,23 +15,13 @@ from relay.wire.message import Message
 FEATURES = ("resume",)
 
 
-class Bench:
-    """``effects``: all that the core wanted, in order; ``sent``: the messages among them; ``now``: the clock."""
+class Transcript:
+    """What a core wanted so far. ``effects``: all of it, in order; ``now``: the clock."""
 
-    def __init__(
-        self,
-        *urls: str,
-        identity: Identity | None = None,
-        draw: float = 0.5,
-        **options: Any,  # Any: those of ClientOptions
-    ) -> None:
+    def __init__(self, core: Core) -> None:
+        self.core = core
         self.now = 100.0
         self.effects: list[effects.Effect] = []
-        addresses = [parse(url) for url in urls or ("tcp://one:1",)]
-        self.core = Core(addresses, identity or Identity(), ClientOptions(**options), lambda: draw)
-        self.sessions = 0
-
-    # --- what came out --------------------------------------------------------------------------------------------
 
     def take(self) -> list[effects.Effect]:
         """Collect what the core wants now; returns the new part."""
@@ -81,6 +71,25 @@ class Bench:
     def attempts(self) -> list[str]:
         """The addresses that were tried."""
         return [str(each.address) for each in self.of(effects.Connect)]
+
+    def delivered(self) -> list[tuple[tuple[Any, ...], bytes]]:
+        """Listeners and bodies of what was delivered."""
+        return [(each.listeners, each.message.body) for each in self.of(effects.Deliver)]
+
+
+class Bench(Transcript):
+    """A core, and what the test does to it."""
+
+    def __init__(
+        self,
+        *urls: str,
+        identity: Identity | None = None,
+        draw: float = 0.5,
+        **options: Any,  # Any: those of ClientOptions
+    ) -> None:
+        addresses = [parse(url) for url in urls or ("tcp://one:1",)]
+        super().__init__(Core(addresses, identity or Identity(), ClientOptions(**options), lambda: draw))
+        self.sessions = 0
 
     # --- what goes in ---------------------------------------------------------------------------------------------
 
@@ -176,10 +185,6 @@ class Bench:
         """The end of one."""
         self.core.subscriptions.leave(name, listener, waiter, self.now)
         self.take()
-
-    def delivered(self) -> list[tuple[tuple[Any, ...], bytes]]:
-        """Listeners and bodies of what was delivered."""
-        return [(each.listeners, each.message.body) for each in self.of(effects.Deliver)]
 
 
 def event(name: str, body: bytes = b"") -> Message:
