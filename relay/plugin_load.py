@@ -14,7 +14,7 @@ import importlib
 from typing import Any, Final
 
 from twisted.logger import Logger
-from twisted.plugin import getPlugins
+from twisted.plugin import getPlugins, pluginPackagePaths
 
 from relay import plugins as drop_ins
 from relay.config import Handlers
@@ -33,6 +33,7 @@ def load_plugins(handlers: Handlers) -> list[Any]:  # Any: IRelayPlugin, whose a
     """All plugins, in the order in which they are asked. Raises ``ConfigError``."""
     found: list[Any] = []  # Any: as above
     if handlers.discover:
+        drop_ins.__path__ += [each for each in pluginPackagePaths(drop_ins.__name__) if each not in drop_ins.__path__]
         found += sorted(getPlugins(IRelayPlugin, drop_ins), key=lambda each: str(each.name))
     found += [_named(reference) for reference in handlers.plugins]
     found = list({id(each): each for each in found}.values())

@@ -1,10 +1,5 @@
 """The drop-in folder: modules in any directory ``relay/plugins`` on the path are looked through for ``IRelayPlugin``.
 
 This is Twisted's convention for packages that plugins are dropped into (``twisted.plugin``): other distributions put
-their modules into a directory ``relay/plugins`` *without* an ``__init__.py``.
+their modules into a directory ``relay/plugins`` *without* an ``__init__.py``. ``relay.plugin_load`` looks there.
 """
-
-from twisted.plugin import pluginPackagePaths
-
-__path__.extend(pluginPackagePaths(__name__))
-__all__: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -115,11 +114,12 @@ class PluginLoadTests(SynchronousTestCase):
         folder.mkdir(parents=True)
         (folder / "dropped_sample.py").write_text(DROP_IN)
         (folder / "dropped_broken.py").write_text("1 / 0")
-        path: Any = [*drop_ins.__path__, str(folder)]
-        self.patch(drop_ins, "__path__", path)
+        self.patch(drop_ins, "__path__", list(drop_ins.__path__))
         for name in ("dropped_sample", "dropped_broken"):
             self.addCleanup(sys.modules.pop, f"relay.plugins.{name}", None)
         found = self.load("plugin_load_sample:Plugin", discover=True)
         self.assertEqual(found, ["a-dropped", "b-dropped", "made"])
+        self.assertEqual(self.load(discover=True), ["a-dropped", "b-dropped"])
+        self.assertEqual(drop_ins.__path__.count(str(folder)), 1)
         self.assertGreaterEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(self.load("plugin_load_sample:Plugin"), ["made"])
