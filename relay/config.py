@@ -57,6 +57,7 @@ class Tls(_Section, frozen=True, kw_only=True):
     client_required: Annotated[bool, Meta(description="refuse clients without a certificate; needs `client_ca`")] = (
         False
     )
+    plain: Annotated[bool, Meta(description="the same port also takes connections without TLS")] = False
     reload_check_s: Annotated[PositiveSeconds, Meta(description="how often the files are looked at")] = 10.0
 
 
@@ -140,6 +141,11 @@ class Listener(_Section, frozen=True, kw_only=True):
         None
     )
     nodelay: Annotated[bool, Meta(description="send small packets at once (TCP_NODELAY)")] = True
+
+    @property
+    def label(self) -> str:
+        """Its name in logs and metrics, and on its peers."""
+        return self.name or self.address
 
 
 class Permit(_Section, frozen=True, kw_only=True):

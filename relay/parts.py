@@ -99,7 +99,7 @@ class Parts:
 
     def use_listeners(self, listeners: tuple[Listener, ...]) -> None:
         """The realms and networks of these listeners count from now on."""
-        self.realms = {label(each): each.realm for each in listeners}
+        self.realms = {each.label: each.realm for each in listeners}
         self.gate.listeners(listeners)
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -140,11 +140,6 @@ class Parts:
 
 def _log_plugin(failure: Failure) -> None:
     log.failure("a plugin", failure=failure)
-
-
-def label(listener: Listener) -> str:
-    """A listener's name in logs, metrics and on its peers."""
-    return listener.name or listener.address
 
 
 def node_id(data: Path) -> str:

@@ -17,12 +17,13 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
+from twisted.python.failure import Failure
 
 from relay.config import Config, Listener
 from relay.config_load import check, differences, load
 from relay.errors import ConfigError
 from relay.logs import Levels, observer
-from relay.parts import Parts, label
+from relay.parts import Parts
 from relay.protocols.listen import ListenerService
 from relay.signals import Signals
 
@@ -141,7 +142,7 @@ class Node(MultiService):
     def _add(self, listener: Listener) -> ListenerService:
         assert self.parts is not None
         service = self.parts.listener(self.config, listener)
-        self.listeners[label(listener)] = service
+        self.listeners[listener.label] = service
         service.setServiceParent(self)  # type: ignore[no-untyped-call]  # twisted's is untyped
         return service
 
@@ -204,16 +205,25 @@ class Node(MultiService):
         """Listeners that are gone stop accepting, new ones start, the others take what changed."""
         parts = self.parts
         assert parts is not None
-        wanted = {label(each): each for each in config.listeners}
+        wanted = {each.label: each for each in config.listeners}
+        closing = []
         for name, service in list(self.listeners.items()):
             listener = wanted.get(name)
             if listener is None or not service.reconfigure(listener, config.limits, config.timing, config.slow):
                 del self.listeners[name]
-                service.disownServiceParent()  # type: ignore[no-untyped-call]  # as above
+                closing.append(maybeDeferred(service.disownServiceParent))
         parts.use_listeners(config.listeners)
-        for name, listener in wanted.items():
-            if name not in self.listeners:
-                self._add(listener)
+
+        def add(_: object) -> None:
+            for name, listener in wanted.items():
+                if name not in self.listeners:
+                    self._add(listener)
+
+        def failed(failure: Failure) -> None:
+            log.error("a listener was not changed: {error}", error=failure.getErrorMessage())
+
+        # A port is free one turn after it was closed; the same address may be wanted again.
+        gatherResults(closing, consumeErrors=True).addCallback(add).addErrback(failed)
 
     def stopService(self) -> Any:  # Any: a Deferred of what the services give
         """Everything ends; called by the reactor's shutdown."""

@@ -101,7 +101,7 @@ class Entrance:
     @property
     def name(self) -> str:
         """The listener's label."""
-        return self.listener.name or self.listener.address
+        return self.listener.label
 
     def sniffed(self, secure: bool) -> tuple[str, ...]:
         """What first bytes a connection may have; ``secure``: those inside of TLS."""

@@ -144,6 +144,7 @@ class ListenerService(Service):
         if listener.tls is not None:
             self.contexts = TlsContexts(listener.tls, reactor)
             self.entrance.tls = TLSMemoryBIOFactory(self.contexts, False, self.factory, reactor)
+            self.entrance.plain = listener.tls.plain
         if "websocket" in listener.protocols:
             self.entrance.websockets = OpeningFactory(self.entrance)
         if "http" in listener.protocols:
@@ -199,6 +200,7 @@ class ListenerService(Service):
         if self.contexts is not None and listener.tls is not None and listener.tls != old.tls:
             self.contexts.configure(listener.tls)
         entrance.listener = listener
+        entrance.plain = listener.tls is not None and listener.tls.plain
         entrance.limits = limits
         entrance.timing = timing
         entrance.slow = slow
