@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64encode
 from itertools import pairwise
+from pathlib import Path
+from unittest import SkipTest
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -206,3 +209,34 @@ class ComposeTests(unittest.TestCase):
             (object(), {}, None, (), ()), (1, {}, "text", (), ()), (1, {}, 300, (), ()),
         ):  # fmt: skip
             self.assertRaises(BadBody, compose, kinds.PUBLISH, "c", value, extras, codec, flags, filters)
+
+
+class PageTests(unittest.TestCase):
+    """docs/clients.md."""
+
+    def test_every_option_is_there_with_its_default(self) -> None:
+        """The table of options names each one, and says the default that it has."""
+        page = Path(__file__).parents[2] / "docs" / "clients.md"
+        if not page.exists():
+            raise SkipTest("the documentation is not installed")
+        told: dict[str, str] = {}
+        for line in page.read_text().splitlines():
+            cells = [cell.strip() for cell in line.split("|")]
+            names = re.findall(r"`(\w+)`", cells[1]) if len(cells) > 3 else []
+            values = cells[2].replace("\u00a0", " ").split(",") if names else []
+            if len(names) == len(values):
+                told.update(zip(names, (value.strip().replace(" ", "") for value in values), strict=True))
+        for name in ClientOptions.__struct_fields__:
+            default = getattr(ClientOptions(), name)
+            words = {"resume": "true", "filters": "none", "tls": "thesystem's"}
+            self.assertEqual(told.get(name), words.get(name) or f"{default:.10g}", name)
+
+    def test_its_programs_are_programs(self) -> None:
+        """The examples compile, and use what there is."""
+        page = Path(__file__).parents[2] / "docs" / "clients.md"
+        if not page.exists():
+            raise SkipTest("the documentation is not installed")
+        programs = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        self.assertEqual(len(programs), 2)
+        for program in programs:
+            compile(program, "docs/clients.md", "exec")
