@@ -238,15 +238,16 @@ def _judge_end(last: SegmentScan) -> None:
 
 
 def _cut(found: Recovered, spoiled: list[tuple[Segment, int]], repair: bool) -> None:
-    """Rules 5 and 6, for the segment in which the log ends and for the empty ones after it."""
+    """Rules 5 and 6, for the segment in which the log ends and for the empty ones after it; then sync everything."""
     for segment, used_to in spoiled:
         torn = max(0, used_to - segment.end)
         found.torn_bytes += torn
         if repair and torn:
             segment.zero(segment.end, used_to)
-        if repair:
-            # A process that was killed leaves valid records that only the kernel's memory has: nobody may see them
-            # before they are durable.
+    if repair:
+        # A process that was killed leaves valid records that only the kernel's memory has: nobody may see them before
+        # they are durable. It may have been killed right after an end record, so earlier segments count, too.
+        for segment in found.segments + found.spares:
             segment.file.sync_data()
 
 

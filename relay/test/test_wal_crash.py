@@ -26,7 +26,7 @@ from relay.store.wal_format import (
     segment_name,
 )
 from relay.store.wal_writer import GroupWrite
-from relay.test.simulated_files import SimulatedFiles
+from relay.test.simulated_files import SimulatedCrash, SimulatedFiles
 from relay.test.wal_model import DIRECTORY, SMALL, Died, Life, State, Workload, opened, replayed, state_of, visible
 
 
@@ -120,6 +120,36 @@ class CutTests(unittest.TestCase):
             self.assertEqual(opened(disk).group(1).last_index(), 1)
             disk.crash(Random(seed))
             self.assertEqual(opened(disk).group(1).last_index(), 1)
+
+    def test_killed_before_the_end_record_was_synced(self):
+        """An end record that a killed process never synced is durable before the next segment is written."""
+
+        def stop(name: str, path: str) -> None:
+            if name == "sync_data":
+                raise SimulatedCrash
+
+        for seed in range(10):
+            disk = SimulatedFiles()
+            log = opened(disk)
+            with self.assertRaises(SimulatedCrash):
+                while True:
+                    log.submit([GroupWrite(1, [Entry(0, 1, log.group(1).tail + 1, bytes(500))])])
+                    batch = log.queue.take()
+                    assert batch is not None
+                    log.maintain()
+                    disk.on_call = stop
+                    log.write(batch)  # syncs nothing but a segment that ends
+                    disk.on_call = lambda name, path: None
+                    log.sync(batch)
+                    log.complete(batch)
+            disk.on_call = lambda name, path: None
+            disk.kill()
+            log = opened(disk)
+            tail = log.group(1).last_index()
+            log.submit([GroupWrite(1, [Entry(0, 1, tail + 1, bytes(500))])])
+            log.run_once()
+            disk.crash(Random(seed))
+            self.assertEqual(opened(disk).group(1).last_index(), tail + 1)
 
 
 class MissingTests(unittest.TestCase):
