@@ -378,9 +378,10 @@ class RefreshTests(AuthTestCase):
             self.failureResultOf(waiting, Unauthenticated)
 
     def test_never_anonymous(self):
-        """A token that nobody knows does not become an anonymous session."""
+        """A token that nobody knows, or none, does not become an anonymous session."""
         before = fakes_app.identity("", "default")
-        self.assertRaises(Unauthenticated, self.authentication().refresh, "junk", before, self.peer)
+        for token in ("junk", ""):
+            self.assertRaises(Unauthenticated, self.authentication().refresh, token, before, self.peer)
 
 
 class InterfaceTests(SynchronousTestCase):

@@ -89,6 +89,8 @@ class Authentication:
 
     def refresh(self, token: str, identity: Identity, peer: IPeer) -> Identity | Awaitable[Identity]:
         """A new identity of the same user and realm from a new token. Raises as ``identify``."""
+        if not token:
+            raise Unauthenticated("a new token is expected")
         hello = Hello(token=token, realm=identity.realm, device=identity.device)
         found = self._ask(hello, peer, identity.realm, 0, None)
         return _same(found, identity) if isinstance(found, Identity) else self._refreshed(found, identity)
