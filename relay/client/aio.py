@@ -11,7 +11,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 from relay.client.api import Client, open_client
 from relay.client.line import Line
@@ -73,8 +73,8 @@ class _LineProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """``asyncio.Protocol``."""
-        assert isinstance(transport, asyncio.Transport)
-        self._line.opened(_Output(transport))
+        # uvloop's transports are no subclass of asyncio's; they do the same.
+        self._line.opened(_Output(cast(asyncio.Transport, transport)))
 
     def data_received(self, data: bytes) -> None:
         """``asyncio.Protocol``."""

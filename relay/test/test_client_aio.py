@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest import SkipTest
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -68,7 +69,7 @@ class AsyncioClientTests(unittest.TestCase):
 
     timeout = 30
 
-    def run_scenario(self, scenario: Scenario) -> Deferred[None]:
+    def run_scenario(self, scenario: Scenario, run_loop: Callable[..., None] = asyncio.run) -> Deferred[None]:
         """A node, the scenario in a thread, and the end of both."""
         folder = tempfile.mkdtemp(prefix="relay")  # short: the paths of Unix sockets are limited
         self.addCleanup(shutil.rmtree, folder)
@@ -84,7 +85,7 @@ class AsyncioClientTests(unittest.TestCase):
             node = ClientNode(reactor, folder)
             await node.start(tls=True)
             try:
-                await deferToThread(asyncio.run, client_side(node))
+                await deferToThread(run_loop, client_side(node))
             finally:
                 await node.stop()
 
@@ -113,6 +114,14 @@ class AsyncioClientTests(unittest.TestCase):
             assert await stopped == "stopped"
 
         return self.run_scenario(scenario)
+
+    def test_uvloop(self) -> Deferred[None]:
+        """It runs on uvloop as it does on asyncio's own event loop."""
+        try:
+            import uvloop
+        except ImportError:
+            raise SkipTest("uvloop is not installed") from None
+        return self.run_scenario(Scenarios.all["every_transport_in_both_forms"], uvloop.run)
 
     def test_nothing_of_twisted_is_imported(self) -> None:
         """The asyncio client and the commands on it load no Twisted."""
