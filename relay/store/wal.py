@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from relay.errors import Unavailable
+from relay.errors import ConfigError, Unavailable
 from relay.store.files import File, Files
 from relay.store.wal_format import OFFSET_MASK, SEQUENCE_SHIFT, Record
 from relay.store.wal_groups import GroupTable
@@ -50,8 +50,10 @@ class LogStopped(Unavailable):
 
 def end_process(error: BaseException) -> NoReturn:
     """The default ``on_fatal``: one line, and the process is gone before anything can be acknowledged."""
-    os.write(2, f"relay: fatal: write-ahead log: {type(error).__name__}: {error}\n".encode())
-    os._exit(EXIT_STATUS_FATAL)
+    try:
+        os.write(2, f"relay: fatal: write-ahead log: {type(error).__name__}: {error}\n".encode())
+    finally:  # also when standard error is closed
+        os._exit(EXIT_STATUS_FATAL)
 
 
 def _nothing() -> None:
@@ -112,7 +114,7 @@ class WriteAheadLog:
         """Recover the log in ``directory`` (made when missing) and get ready for writing.
 
         Raises LogDamaged; LogStopped when another process has it open; LogFull when the disk has no room for the first
-        segment; OSError.
+        segment; ConfigError when it has more groups than are allowed; OSError.
         """
         self._files.make_directory(self.directory)
         try:
@@ -142,6 +144,11 @@ class WriteAheadLog:
         )
         supply.ready.extend(found.spares)
         replay.finish(found)
+        count = len(self.table.numbers())
+        if count > self.options.groups_max:
+            raise ConfigError(f"{self.directory}: the log has {count} groups, groups_max is {self.options.groups_max}")
+        if any(spare.size < self.options.segment_bytes for spare in found.spares):
+            supply.discard_ready()  # made when segments were smaller: a batch might not fit
         if known:
             supply.oldest_sequence = known[0].sequence
             active = found.segments[-1]
@@ -322,8 +329,7 @@ class WriteAheadLog:
         """Remove segments that nobody needs and have one ready ahead. False while there is no room for one."""
         assert self._supply is not None
         while self._unwanted:
-            self._guarded(self._supply.remove, self._unwanted[0])
-            self._unwanted.popleft()
+            self._guarded(self._supply.remove, self._unwanted.popleft())
         return self._guarded(self._supply.prepare)
 
     # --- without threads ------------------------------------------------------------------------------------------

@@ -140,6 +140,15 @@ class SegmentSupply:
         self.ready.append(segment)
         return True
 
+    def discard_ready(self) -> None:
+        """Remove the segments made ahead, last first, so that no gap is left at any time."""
+        while self.ready:
+            segment = self.ready.pop()
+            segment.file.close()
+            self._files.unlink(segment.path)
+            self._files.sync_directory(self._directory)
+            self.next_sequence = segment.sequence
+
     def take(self) -> Segment | None:
         """The next segment, or None when it is not made yet."""
         return self.ready.pop(0) if self.ready else None

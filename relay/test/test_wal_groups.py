@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
+import attrs
 from twisted.trial import unittest
 
 from relay.cluster.raft.errors import Compacted, RaftInvariantError, Unavailable
 from relay.cluster.raft.storage import MemoryStorage, Storage
 from relay.cluster.raft.types import ConfState, HardState, Snapshot, limit_size
+from relay.errors import ConfigError
 from relay.store.wal import LogStopped, WriteAheadLog
 from relay.store.wal_format import LogDamaged, segment_name, segment_sequence
 from relay.store.wal_queue import LogFull
@@ -146,6 +148,23 @@ class SegmentTests(unittest.TestCase):
             drain(self.log)
         self.assertEqual(self.segments()[0], 1)
         self.assertEqual(self.log.holding_oldest(), [2])
+
+    def test_other_limits_than_before(self):
+        """Larger segments than those that were made ahead; fewer groups than there are is refused."""
+        for group in (1, 2, 3):
+            fill(self.log, group, 1)
+        self.log.close()
+        larger = attrs.evolve(SMALL, segment_bytes=40 << 10, submission_bytes_max=30 << 10, queue_bytes_max=30 << 10)
+        log = opened(self.disk, larger)
+        log.submit([GroupWrite(1, entries(2, 14, 2000))])
+        drain(log)
+        self.assertEqual(log.group(1).last_index(), 15)
+        state = state_of(log)
+        log.close()
+        self.assertEqual(state_of(opened(self.disk.copy(), SMALL)), state)
+        fewer = attrs.evolve(SMALL, groups_max=2)
+        self.assertRaises(ConfigError, opened, self.disk, fewer)
+        self.assertEqual(self.disk.opened, set())
 
     def test_only_one_process(self):
         """A log that is open cannot be opened again; after it was closed it can."""
