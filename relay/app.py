@@ -16,8 +16,9 @@ log. See ``docs/handlers.md``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
@@ -341,10 +342,10 @@ class Application:
             result = method.function(**arguments)
             if method.stream:
                 result = run(self._stream(result, session, answer, message.codec))
-            elif isinstance(result, Coroutine):
+            elif isinstance(result, CoroutineType):
                 result = run(result)
             # Fast path: the result is there.
-            if not isinstance(result, Awaitable):
+            if not hasattr(result, "__await__"):
                 if not method.stream:
                     _reply(answer, result, message.codec)
                 self._operations.spent(method.label, self._operations.now() - started_at)
@@ -365,13 +366,13 @@ class Application:
         try:
             context = self._begin(method, session, message)
             result = method.function(**method.arguments.read(message.body, message.codec, context))
-            if isinstance(result, Coroutine):
+            if isinstance(result, CoroutineType):
                 result = run(result)
         except Exception as error:
             raise self._told(method, error) from error
         finally:
             self._operations.spent(method.label, self._operations.now() - started_at)
-        if isinstance(result, Awaitable):
+        if hasattr(result, "__await__"):
             waiting = self._wait(method, result, self._operations.now())
             # It was taken; what happens later is for the log, not for the sender.
             waiting.addErrback(self._failed, method, None)

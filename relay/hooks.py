@@ -14,7 +14,8 @@ the result is there at once; a coroutine that does not suspend costs no Deferred
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -59,7 +60,7 @@ class Step:
         started_at = operations.now()
         try:
             result = self._function(*args)
-            if isinstance(result, Coroutine):
+            if isinstance(result, CoroutineType):
                 result = run(result)
         except Exception as error:
             operations.spent(self.label, operations.now() - started_at)
