@@ -89,7 +89,11 @@ class Client:
         check_pattern(pattern)
         subscription = Subscription(self._driver, pattern, callback, on_end)
         options = handshake.SubscribeOptions(presence, role, info)
-        self._driver.run(lambda now: self._core.subscriptions.join(pattern, subscription, options, now))
+        try:
+            self._driver.run(lambda now: self._core.subscriptions.join(pattern, subscription, options, now))
+        except RelayError:
+            subscription.end(None)
+            raise
         return subscription
 
     async def presence(self, channel: str, *, timeout_s: float | None = None) -> handshake.Members:

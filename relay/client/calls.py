@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from relay.client.deadlines import Deadline, Deadlines
-from relay.client.effects import Call, Deliver, Effect, Invoke, Revoke
+from relay.client.effects import Call, Deliver, Effect, Ended, Invoke, Revoke
 from relay.client.interests import Interests, rank
 from relay.client.options import ClientOptions
 from relay.client.requests import Requests, error_message
@@ -41,7 +41,8 @@ class Calls:
         options: ClientOptions,
         effects: list[Effect],
     ) -> None:
-        self.pushes: PatternTable[Route] = PatternTable()
+        self._pushes: PatternTable[Route] = PatternTable()
+        self._push_routes: dict[Route, None] = {}
         self.pulls: PatternTable[Route] = PatternTable()
         self._requests = requests
         self._registrations = registrations
@@ -52,6 +53,25 @@ class Calls:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def listen(self, route: Route) -> None:
+        """From now on ``route`` hears pushes. Raises ``ConnectionClosed`` when the client is closed."""
+        if self._requests.closed is not None:
+            raise self._requests.closed
+        self._pushes.add(route.pattern, route)
+        self._push_routes[route] = None
+
+    def ignore(self, route: Route) -> None:
+        """No longer."""
+        self._pushes.remove(route.pattern, route)
+        self._push_routes.pop(route, None)
+
+    def close(self, error: RelayError | None) -> None:
+        """The client is closed: nobody can be answered, no pushes come."""
+        self.revoke_all()
+        for route in self._push_routes:
+            self._effects.append(Ended(route.target, error))
+        self._push_routes = {}
 
     def provider(self, name: str) -> Any:  # Any: an object of the shell
         """Who answers pulls of that name here, or None."""
@@ -87,7 +107,7 @@ class Calls:
 
     def push(self, message: Message, now: float) -> None:
         """The server tells something: all routes that match hear it."""
-        listeners = tuple(route.target for route in self.pushes.match(message.name))
+        listeners = tuple(route.target for route in self._pushes.match(message.name))
         if not listeners:
             provider = self.provider(message.name)
             if provider is not None:

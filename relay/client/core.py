@@ -199,7 +199,7 @@ class Core:
         """The client is closed for good."""
         if self._close_deadline is not None:
             self._close_deadline.cancel()
-        self.calls.revoke_all()
+        self.calls.close(error)
         self.requests.close(error)
         self.subscriptions.close(error)
         self.registrations.close(error)

@@ -164,9 +164,9 @@ class Driver:
                 raise Unauthenticated(f"the token callback gave {token!r}, no token")
         except RelayError as raised:
             error = raised
-        except Exception as raised:  # noqa: BLE001 - the application's code may raise anything; it is reported
-            self.callbacks.report("the token callback", raised)
-            error = InternalError(f"the token callback failed: {raised}")
+        except Exception as raised:  # noqa: BLE001 - the application's code may raise anything; it is noticed
+            error = InternalError(f"the token callback failed: {raised!r}")
+            error.__cause__ = raised
         else:
             self.run(lambda now: self.core.token(token, now))
             return

@@ -223,12 +223,12 @@ class Pushes(Inbox):
     def __init__(self, driver: Driver, pattern: str, callback: Callback | None) -> None:
         self.pattern = pattern
         self._route = Route(pattern, self)
+        driver.core.calls.listen(self._route)
         super().__init__(driver, callback)
-        driver.core.calls.pushes.add(pattern, self._route)
 
     def cancel(self) -> None:
         """Take no more."""
-        self._driver.core.calls.pushes.remove(self.pattern, self._route)
+        self._driver.core.calls.ignore(self._route)
 
     def stop(self) -> None:
         """Take no more; iterators end after what they hold."""

@@ -80,6 +80,11 @@ class Scenarios:
         return scenario
 
 
+async def never(event: Event) -> None:
+    """A callback that nobody calls."""
+    raise AssertionError(event)
+
+
 async def first(events: AsyncIterator[Event]) -> Event:
     """The next one."""
     return await anext(events)
@@ -463,6 +468,7 @@ async def closing(shell: Shell) -> None:
     inbox = await listener.subscribe("c")
     client = await shell.connect(shell.url("ws"))
     own = await client.subscribe("d")
+    pushes, called = client.on_push("**"), client.on_push("**", never)
     started, go = shell.future(), shell.future()
 
     async def slowly(pull: Pull) -> str:
@@ -479,5 +485,13 @@ async def closing(shell: Shell) -> None:
     await client.close()
     Check.equal([(await first(inbox)).value for _ in range(100)], list(range(100)))
     Check.equal((await first(replies)).value, "in time")
-    Check.equal([event async for event in own], [])
+    for ended in (own, pushes, called):
+        Check.equal([event async for event in ended], [])
     await client.close()
+    for call in (lambda: client.subscribe("c", never), lambda: client.on_push("c", never)):
+        try:
+            call()
+        except ConnectionClosed as error:
+            Check.equal(error.outcome, "not_done")
+        else:
+            raise AssertionError("a closed client takes subscriptions")

@@ -6,7 +6,7 @@ from twisted.trial import unittest
 
 from relay.client import effects
 from relay.client.calls import Route
-from relay.errors import ApplicationError, DeadlineExceeded, LimitExceeded
+from relay.errors import ApplicationError, ConnectionClosed, DeadlineExceeded, LimitExceeded
 from relay.test.client_fixture import Bench
 from relay.wire import handshake, kinds
 from relay.wire.message import Message
@@ -141,8 +141,19 @@ class ProviderTests(unittest.TestCase):
         """A push goes to every route of its name, else to the provider of that name; one with a seq is answered."""
         bench = self.provide()
         for pattern in ("note.*", "note.x"):
-            bench.core.calls.pushes.add(pattern, Route(pattern, f"on {pattern}"))
+            bench.core.calls.listen(Route(pattern, f"on {pattern}"))
         bench.say(Message(kinds.PUSH, "note.x"), Message(kinds.PUSH, "p", seq=3), Message(kinds.PUSH, "other"))
         heard = [sorted(listeners) for listeners, _ in bench.delivered()]
         self.assertEqual(heard, [["on note.*", "on note.x"], ["provider"], []])
         self.assertEqual([(each.kind, each.seq) for each in bench.sent], [(kinds.REPLY, 3)])
+
+    def test_the_end_of_the_client_ends_its_routes(self) -> None:
+        """Who waits for pushes hears that none will come; one that was taken back hears nothing."""
+        bench = Bench().start()
+        gone = Route("x", "gone")
+        bench.core.calls.listen(gone)
+        bench.core.calls.listen(Route("**", "here"))
+        bench.core.calls.ignore(gone)
+        bench.goodbye(kinds.KICKED, False)
+        self.assertEqual([each.listener for each in bench.of(effects.Ended)], ["here"])
+        self.assertRaises(ConnectionClosed, bench.core.calls.listen, gone)

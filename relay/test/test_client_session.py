@@ -223,6 +223,63 @@ class LossTests(unittest.TestCase):
         self.assertEqual(wire.client_got, [message.body for message in wire.server_said])
 
 
+class SettlingTests(unittest.TestCase):
+    """Whoever asks gets one answer."""
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.data())
+    def test_every_question_is_settled_once(self, data: st.DataObject) -> None:
+        """Answers, refusals, deadlines, takings back, resumes that lost any tail, new sessions, the end, in any order:
+        each question is settled exactly once (never, when it was taken back), and what a session carried out is never
+        sent to another."""
+        bench = Bench(request_timeout_s=3.0, backoff_s_max=0.2).start()
+        asked = 0
+        taken_back: set[int] = set()
+        sessions_of: dict[str, set[int]] = {}  # question -> the sessions that it was sent in
+        seen = 0
+        for step in data.draw(st.lists(st.sampled_from("aaaarrbnwt"), max_size=40)):
+            ledger = bench.core.outbound.ledger
+            assert ledger is not None
+            open_ = [each for each in bench.sent if each.name[:1] == "q" and bench.unsettled(each.name)]
+            if step == "a":
+                asked += 1
+                bench.ask(data.draw(st.sampled_from([kinds.PUBLISH, kinds.PULL])), f"q{asked}", f"q{asked}")
+            elif step == "r" and open_:
+                question = data.draw(st.sampled_from(open_))
+                if data.draw(st.booleans()):
+                    bench.reply(question)
+                else:
+                    bench.refuse(question, Denied("no"))
+            elif step == "b":
+                received = data.draw(st.integers(ledger.sent - len(ledger.kept), ledger.sent))
+                bench.lose()
+                bench.retry()
+                bench.accept(resumed=True, session=f"s{bench.sessions}", received=received)
+            elif step == "n":
+                bench.lose()
+                bench.retry()
+                bench.accept()
+            elif step == "w":
+                bench.wait(data.draw(st.sampled_from([0.1, 1.0, 3.0])))
+            elif step == "t" and asked:
+                number = data.draw(st.integers(1, asked))
+                if bench.unsettled(f"q{number}"):
+                    taken_back.add(number)
+                bench.core.requests.abandon(f"q{number}", bench.now)
+            for each in bench.sent[seen:]:
+                sessions_of.setdefault(each.name, set()).add(bench.sessions)
+            seen = len(bench.sent)
+        bench.core.link.finish()
+        self.assertTrue(all(len(sessions) == 1 for name, sessions in sessions_of.items() if name))
+        for number in range(1, asked + 1):
+            if number in taken_back:
+                self.assertTrue(bench.unsettled(f"q{number}"))
+            else:
+                bench.result(f"q{number}")
+        self.assertEqual(len(bench.core.requests), 0)
+        self.assertEqual(bench.core.next_timer(), float("inf"))
+
+
 class SubscriptionTests(unittest.TestCase):
     """Local listeners and the one subscription on the wire."""
 
