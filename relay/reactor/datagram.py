@@ -24,6 +24,7 @@ class NativeDatagrams:
 
     _receiver: Receiver | None = None
     _closing = False
+    _caught: tuple[tuple[bytes, Any], ...] = ()
 
     # Twisted's base classes are not typed; what is used of them:
     reactor: Any
@@ -45,6 +46,9 @@ class NativeDatagrams:
             self.reactor.opened(self)
             self._receiver = Receiver(self.reactor.turn, self)
             self._receiver.start(self.socket.dup())
+            caught, self._caught = self._caught, ()
+            for data, address in caught:
+                self.reactor.turn.loop.call_soon(self.received, data, address)
 
     def stopReading(self) -> None:
         """Receive no more; datagrams queue in the kernel."""
@@ -74,7 +78,15 @@ class NativeDatagrams:
     # What the receiver calls
 
     def received(self, data: bytes, address: Any) -> None:  # Any: a tuple of the family
-        """Give one datagram to the protocol; its exceptions are logged."""
+        """Give one datagram to the protocol; its exceptions are logged.
+
+        uvloop reads from the moment at which ``connection_made`` returns, even if the transport was closed in it.  So
+        a port that was paused in its first turn may still be given datagrams, which it keeps until it is resumed.
+        """
+        if self._receiver is None:
+            if self.connected and not self._closing:
+                self._caught += ((data, address),)
+            return
         turn: Turn = self.reactor.turn
         turn.speaker = self  # type: ignore[assignment]  # Twisted's port, which follows in the MRO, has logPrefix
         try:
@@ -94,7 +106,8 @@ class Receiver(asyncio.DatagramProtocol):
 
     def __init__(self, turn: Turn, port: NativeDatagrams) -> None:
         self._turn = turn
-        self._port: NativeDatagrams | None = port
+        self._port = port
+        self._stopped = False
         self._transport: asyncio.BaseTransport | None = None
         self.when_closed: Any = None  # Any: a callable without arguments, called when the descriptor is closed
 
@@ -111,26 +124,25 @@ class Receiver(asyncio.DatagramProtocol):
 
     def stop(self) -> None:
         """Receive no more; the descriptor is closed in the next turn."""
-        self._port = None
+        self._stopped = True
         if self._transport is not None:
-            self._transport.abort()  # type: ignore[attr-defined]
+            self._transport.abort()  # type: ignore[attr-defined]  # a datagram transport can be aborted
 
     # What uvloop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport, or close it if the port has stopped meanwhile."""
         self._transport = transport
-        if self._port is None:
+        if self._stopped:
             self.stop()
 
     def datagram_received(self, data: bytes, addr: Any) -> None:  # Any: a tuple of the family
         """Pass it on."""
-        if self._port is not None:
-            self._port.received(data, addr)
+        self._port.received(data, addr)
 
     def error_received(self, exc: Exception) -> None:
         """Pass on a refusal; other errors of receiving are of single datagrams and mean nothing to a protocol."""
-        if self._port is not None and isinstance(exc, OSError) and exc.errno == ECONNREFUSED:
+        if not self._stopped and isinstance(exc, OSError) and exc.errno == ECONNREFUSED:
             self._port.refused()
 
     def connection_lost(self, exc: Exception | None) -> None:

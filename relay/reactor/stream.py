@@ -62,7 +62,7 @@ class Stream(Outgoing, Described):
         self.sessionno = 0
         self.reading = True
         self._eof = False
-        self._held: Held | None = None
+        self._held: Facing | None = None
 
     # What uvloop calls (asyncio.Protocol)
 
@@ -127,8 +127,11 @@ class Stream(Outgoing, Described):
         self._blocked = False
         if self._size or self._on_drain:
             self._touch()
-        if not self.reading:
-            self._held = Held(self)
+        self._held = self._hold()
+
+    def _hold(self) -> Facing | None:
+        # Returns whoever has to face uvloop in our place.
+        return None if self.reading else Held(self)
 
     def connectionLost(self, reason: Failure) -> None:
         """Give up the connection now: tell the producer, then the protocol.  Does nothing the second time."""
@@ -142,6 +145,7 @@ class Stream(Outgoing, Described):
         if self._reason is None or not self._reason.check(ConnectionAborted):
             self._shutdown(socket.SHUT_RDWR)  # FIN now, and also when another process has a copy of the descriptor
         self.uv.abort()
+        self._held = None
         producer, self.producer = self.producer, None
         protocol, self.protocol = self.protocol, None
         speaker, turn.speaker = turn.speaker, self
@@ -213,7 +217,31 @@ class Stream(Outgoing, Described):
         return self.connected and self.unsent > 0
 
 
-class Held(asyncio.Protocol):
+class Facing(asyncio.BaseProtocol):
+    """Faces uvloop in a stream's place; passes on what it does not do differently."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        stream.uv.set_protocol(self)
+
+    def release(self) -> None:
+        """Go on reading; called in a turn of its own when the stream resumes."""
+        raise NotImplementedError
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on."""
+        self._stream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._stream.resume_writing()
+
+
+class Held(Facing, asyncio.Protocol):
     """Takes a stream's place while uvloop starts to read although the stream is paused.
 
     uvloop reads from the moment at which ``connection_made`` returns.  A protocol that paused inside of its
@@ -221,10 +249,9 @@ class Held(asyncio.Protocol):
     """
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._data = b""
         self._eof = False
-        stream.uv.set_protocol(self)
         stream.turn.loop.call_soon(self._pause)
 
     def _pause(self) -> None:
@@ -237,7 +264,7 @@ class Held(asyncio.Protocol):
                 self._step_aside()
 
     def release(self) -> None:
-        """Give the stream what was caught, and its place; called in a turn of its own, if it still wants to read."""
+        """Give the stream what was caught, and its place, if it still wants to read."""
         stream = self._stream
         if stream._held is not self or not stream.reading:
             return
@@ -264,18 +291,6 @@ class Held(asyncio.Protocol):
         """Note the end of input."""
         self._eof = True
         return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on."""
-        self._stream.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Pass it on."""
-        self._stream.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass it on."""
-        self._stream.resume_writing()
 
 
 class Opening(asyncio.Transport):

@@ -86,7 +86,7 @@ class ClientSide(Stream):
 
     @property
     def connector(self) -> Any:  # Any: the connector, a subclass of Twisted's untyped one
-        """The connector that made the connection."""
+        """The connector that made the connection; None after it was lost."""
         return self.owner
 
     @property
@@ -96,10 +96,10 @@ class ClientSide(Stream):
 
     def connectionLost(self, reason: Failure) -> None:
         """Give up the connection; the protocol hears of it first, then the connector."""
-        told = self.disconnected or not self.connected
+        connector, self.owner = self.owner, None  # the connector keeps us: no cycle should be left
         super().connectionLost(reason)
-        if not told:
-            self.owner.connectionLost(self._reason or reason)
+        if connector is not None:
+            connector.connectionLost(self._reason or reason)
 
 
 class TcpClient(ClientSide, TcpStream):

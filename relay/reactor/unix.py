@@ -35,7 +35,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.reactor.handle import borrowed, log_prefix_of
-from relay.reactor.stream import Stream
+from relay.reactor.stream import Facing, Stream
 from relay.reactor.tcp import ClientSide
 from relay.reactor.tls import ContextFactory, start_tls
 from relay.reactor.turn import Turn
@@ -165,10 +165,8 @@ class UnixStream(Stream):
         os.close(copy)
         self.resume_writing()
 
-    def _ready(self) -> None:
-        super()._ready()
-        if IFileDescriptorReceiver.providedBy(self.protocol):
-            self._held = DescriptorReader(self)
+    def _hold(self) -> Facing | None:
+        return DescriptorReader(self) if IFileDescriptorReceiver.providedBy(self.protocol) else super()._hold()
 
 
 class UnixServer(UnixStream):
@@ -197,22 +195,20 @@ class UnixClient(ClientSide, UnixStream):
 
     def getPeer(self) -> UNIXAddress:
         """Return the path that was connected to."""
-        address: UNIXAddress = self.owner.getDestination()
-        return address
+        if self._peer is None:
+            self._peer = self.owner.getDestination()
+        return self._peer
 
 
-class DescriptorReader(asyncio.BufferedProtocol):
-    """Faces uvloop for a stream whose protocol takes descriptors: looks before each read.
-
-    It also keeps a pause that was asked for in ``connectionMade``, so nothing else needs to hold the stream.
-    """
+class DescriptorReader(Facing, asyncio.BufferedProtocol):
+    """Faces uvloop for a stream whose protocol takes descriptors, for its whole life: looks before each read."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
         self._room = bytearray(1)
-        self._descriptors: list[int] = []
         self._data = b""
-        stream.uv.set_protocol(self)
+        self._descriptors: list[int] = []
+        super().__init__(stream)
+        stream.turn.loop.call_soon(self._begin)
 
     def release(self) -> None:
         """Deliver what was caught, then read again; called in a turn of its own."""
@@ -223,6 +219,11 @@ class DescriptorReader(asyncio.BufferedProtocol):
                 self._deliver(data)
         if stream.reading:
             stream.uv.resume_reading()
+
+    def _begin(self) -> None:
+        # uvloop has begun to read in any case; what it found while we were paused was caught.
+        if not self._stream.reading:
+            self._stream.uv.pause_reading()
 
     def _deliver(self, data: bytes) -> None:
         stream = self._stream
@@ -276,15 +277,7 @@ class DescriptorReader(asyncio.BufferedProtocol):
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []
-        self._stream.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Pass it on."""
-        self._stream.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass it on."""
-        self._stream.resume_writing()
+        super().connection_lost(exc)
 
 
 def _text(address: UNIXAddress) -> str:

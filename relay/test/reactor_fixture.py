@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.protocol import ClientFactory, DatagramProtocol, Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -131,6 +132,15 @@ class Recorder(Protocol):
         return self.reason.type
 
 
+class Paused(Recorder):
+    """Does not read until it is told to."""
+
+    def connectionMade(self) -> None:
+        """Pause at once."""
+        self.wire.pauseProducing()
+        super().connectionMade()
+
+
 @implementer(IHalfCloseableProtocol)
 class HalfCloseRecorder(Recorder):
     """Writes down half-closes too, and stays open."""
@@ -195,3 +205,46 @@ class Recorders(ClientFactory):
         """Note it."""
         self.reason = reason
         self.failed.callback(None)
+
+
+class Datagrams(DatagramProtocol):
+    """Writes down datagrams; sends them back if asked to."""
+
+    def __init__(self, echo: bool = False) -> None:
+        self._echo = echo
+        self._received: list[tuple[bytes, Any]] = []
+        self._awaited: Deferred[tuple[bytes, Any]] | None = None
+        self.refused: Deferred[None] = Deferred()
+
+    @property
+    def wire(self) -> Any:  # Any: a port, which has more than the interface
+        """The port."""
+        return self.transport
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """Note it."""
+        if self._echo:
+            self.wire.write(datagram, addr)
+        if self._awaited is not None:
+            awaited, self._awaited = self._awaited, None
+            awaited.callback((datagram, addr))
+        else:
+            self._received.append((datagram, addr))
+
+    def connectionRefused(self) -> None:
+        """Note it."""
+        self.refused.callback(None)
+
+    def next(self) -> Deferred[tuple[bytes, Any]]:
+        """Return a Deferred of the next datagram and its sender."""
+        if self._received:
+            return succeed(self._received.pop(0))
+        self._awaited = Deferred()
+        return self._awaited
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """Return a port of loopback that nobody has."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
