@@ -181,7 +181,7 @@ class CommandTests(unittest.TestCase):
         mark = f"{self.node.folder}/mark"
         serve = self.command("serve", "slow", f"echo $$ > {mark}; sleep 600")
         await serve.said(b"answering")
-        err = await self.output("call", "slow", "--timeout", "0.5", status=5)
+        err = await self.output("call", "slow", "--timeout", "2", status=5)
         self.assertEqual(err, "relay: deadline: no answer in time\n")
         pid = int(Path(mark).read_text())  # noqa: ASYNC240 - a test may wait for a file of two bytes
         while is_running(pid):
