@@ -370,7 +370,7 @@ class Log(_Section, frozen=True, kw_only=True):
     levels: Annotated[
         dict[str, Level],
         Meta(description="other levels for parts, by the name at the beginning of a line: `relay.core: debug`"),
-    ] = msgspec.field(default_factory=lambda: {"twisted": "warn"})
+    ] = msgspec.field(default_factory=lambda: {"twisted": "warn", "log_legacy": "warn"})
 
 
 class Config(_Section, frozen=True, kw_only=True):

@@ -159,9 +159,11 @@ class Connection(Timed):
         if self._silent >= PERIODS_TO_CLOSE:
             self.close(kinds.IDLE, "nothing heard")
             return
-        if self._silent and self._silent % PERIODS_TO_PING == 0:
-            assert self.session is not None
-            self.session.report(kinds.PING)
+        session = self.session
+        assert session is not None
+        # The answer to a ping also says what has arrived: what is kept for a resume is let go.
+        if session.unacked or (self._silent and self._silent % PERIODS_TO_PING == 0):
+            session.report(kinds.PING)
         self._gate.hub.wheel.add(self, self._half_s)
 
     # --- the handshake --------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import struct
 from typing import Final
 
 READ_BYTES: Final = 65_536
+SWALLOW_S: Final = 0.5
+"""A link that swallows is reset after this at the latest."""
 RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends a reset
 
 
@@ -68,7 +70,7 @@ class BadNetwork:
             link.breaking = True
             link.swallow = swallow
             self.breaks += 1
-            asyncio.get_running_loop().call_later(0.2, link.reset)
+            asyncio.get_running_loop().call_later(SWALLOW_S, link.reset)
 
     async def away(self, seconds: float) -> None:
         """Reset all connections and accept none for ``seconds``."""
@@ -95,6 +97,9 @@ class BadNetwork:
         self.links.add(link)
         try:
             await asyncio.gather(self._pump(link, reader, far_writer), self._pump(link, far_reader, writer))
+        except asyncio.CancelledError:
+            # Only ``stop`` cancels; asyncio's stream server would log the cancellation as an error.
+            pass
         finally:
             self.links.discard(link)
             link.reset()
