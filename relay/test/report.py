@@ -5,16 +5,17 @@ line ``passed failed skipped``. Errors and unexpected successes count as failed,
 
 ======================  =====================================================================================
 ``RELAY_TEST_REACTOR``  the reactor under the tests, by twistd's name; default ``uv`` where it can be had
-``RELAY_TEST_JOBS``     processes that run the tests, default 2; 1 runs them in this one
+``RELAY_TEST_HANG_S``   after so many seconds the process prints where it is and exits; default 540
 ======================  =====================================================================================
 """
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from twisted.application.reactors import getReactorTypes
 from twisted.scripts import trial
 from twisted.trial.reporter import Reporter
 
-JOBS_DEFAULT = "2"
+SKIPPED = "skipped: "
+HANG_S_DEFAULT = "540"
+"""Longer than all tests may take together. What waits in the reactor is ended by trial itself, after two minutes."""
 
 
 def count(result: Reporter) -> tuple[int, int, int]:
@@ -34,7 +37,7 @@ def count(result: Reporter) -> tuple[int, int, int]:
 
 def skipped_lines(result: Reporter) -> list[str]:
     """One line per skipped test: its name and the reason."""
-    return [f"skipped: {test.id()}: {reason}" for test, reason in result.skips]
+    return [f"{SKIPPED}{test.id()}: {reason}" for test, reason in result.skips]
 
 
 class Options(trial.Options):
@@ -67,21 +70,16 @@ def default_reactor() -> str | None:
     return "uv" if known and importlib.util.find_spec("uvloop") is not None else None
 
 
-def arguments(given: Sequence[str], environ: dict[str, str]) -> list[str]:
-    """Trial's arguments: reactor and jobs from the environment, then what was given."""
-    chosen = []
+def arguments(given: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Trial's arguments: the reactor from the environment, then what was given."""
     reactor = environ.get("RELAY_TEST_REACTOR") or default_reactor()
-    if reactor:
-        chosen.append(f"--reactor={reactor}")
-    jobs = environ.get("RELAY_TEST_JOBS") or JOBS_DEFAULT
-    if jobs != "1":
-        chosen.append(f"--jobs={jobs}")
-    return [*chosen, *given]
+    return [*([f"--reactor={reactor}"] if reactor else []), *given]
 
 
 def main() -> None:
     """Run trial; exits with its status."""
-    sys.argv[1:] = arguments(sys.argv[1:], dict(os.environ))
+    faulthandler.dump_traceback_later(float(os.environ.get("RELAY_TEST_HANG_S") or HANG_S_DEFAULT), exit=True)
+    sys.argv[1:] = arguments(sys.argv[1:], os.environ)
     scripts: Any = trial  # Any: trial.run makes its options by this module attribute, the one way to give it others
     scripts.Options = Options
     trial.run()
