@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec.inspect as inspect
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,6 +16,11 @@ from relay.errors import ConfigError
 
 # Any: strategies of any values are mixed here.
 Strategy = st.SearchStrategy[Any]
+
+
+PROPERTY = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 class ConfigCase(SynchronousTestCase):

@@ -9,7 +9,7 @@ floor   modules
 3       core, app, hooks
 4       protocols, store, cluster, nat, bridges, admin, plugins
 5       tap and its parts, the configuration's reader, logs, client
-6       cli
+6       cli, bench
 -       reactor: imports nothing of relay; tap alone names it
 ======  ==============================================================================================================
 
@@ -70,6 +70,7 @@ FLOORS: Final = {
     "relay.config_check": 5,
     "relay.client": 5,
     "relay.cli": 6,
+    "relay.bench": 6,
 }
 CLIENT_CORE: Final = "relay.client.core"
 """This module and those of ``relay.client`` that it imports, directly or not, follow the rules of floor 1."""
