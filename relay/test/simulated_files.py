@@ -240,12 +240,11 @@ class SimulatedFiles:
     def damage(self, path: str, content: bytes) -> None:
         """The file has this content now, durably, whoever wrote it."""
         inode = self._names[path]
-        inode.sectors.clear()
+        whole = content.ljust(-(-len(content) // SECTOR_BYTES) * SECTOR_BYTES, b"\0")
+        inode.sectors = {at // SECTOR_BYTES: whole[at : at + SECTOR_BYTES] for at in range(0, len(whole), SECTOR_BYTES)}
+        inode.durable = dict(inode.sectors)
+        inode.size = inode.durable_size = len(content)
         inode.dirty.clear()
-        inode.durable.clear()
-        inode.size = 0
-        inode.write(0, content)
-        inode.sync()
 
     def delete(self, path: str) -> None:
         """The file is gone, durably, and nobody knows why."""

@@ -8,6 +8,7 @@ import threading
 from array import array
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from random import Random
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
+import relay
 from relay.cluster.raft.types import ConfState, Entry, HardState, Snapshot
 from relay.errors import LimitExceeded
 from relay.store.files import File, OsFile, OsFiles
@@ -31,6 +33,7 @@ from relay.store.wal_format import (
     decode_segment_header,
     decode_synced,
     encode_entries,
+    encode_mark,
     encode_record,
     encode_segment_header,
     encode_synced,
@@ -79,11 +82,22 @@ class FormatTests(unittest.TestCase):
 
     def test_reference_bytes(self):
         """The bytes that the documentation shows."""
-        record = encode_record(0x1122334455667788, 4133, Kind.ENTRY, 7, 42, 3, b"relay")
+        salt = 0x1122334455667788
+        shown = [
+            encode_segment_header(SegmentHeader(1, salt, 64 << 20))[:44],
+            encode_mark(salt, 4096, 1),
+            encode_record(salt, 4133, Kind.ENTRY, 7, 42, 3, b"relay"),
+            encode_synced(Synced(1, salt, 4167)),
+        ]
         self.assertEqual(
-            record.hex(" ", 1),
+            shown[2].hex(" "),
             "1a 00 00 00 b6 2a 94 f0 01 07 00 00 00 2a 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 72 65 6c 61 79",
         )
+        page = Path(relay.__file__).parents[1] / "docs" / "wal.md"
+        if page.exists():  # not where relay is installed
+            lines = page.read_text(encoding="utf-8").splitlines()
+            for data in shown:
+                self.assertIn(data.hex(" "), lines)
 
     @few
     @given(u64, st.lists(st.tuples(st.integers(0, 2), u64, u64, st.binary(max_size=40))), st.booleans())
