@@ -164,6 +164,15 @@ class ElectionTests(SynchronousTestCase):
         (answer,) = member.handle()
         self.assertEqual((answer.reject, answer.term, member.raw.raft.vote), (False, 2, 3))
 
+    def test_no_vote_in_a_term_that_has_a_leader(self) -> None:
+        """Who knows the leader of a term votes for nobody else in it, even with its vote still free."""
+        member = follower(term=3)
+        member.raw.step(Message(MSG_HEARTBEAT, 1, 2, 3))
+        member.handle()
+        member.raw.step(Message(MSG_VOTE, 1, 3, 3))
+        (answer,) = member.handle()
+        self.assertEqual((answer.reject, member.raw.raft.vote), (True, NONE))
+
     def test_a_candidate_follows_the_leader_of_its_term(self) -> None:
         """A candidate that hears a leader of its own or a later term gives up and follows it."""
         for term in (2, 5):
@@ -318,6 +327,12 @@ class ReplicationTests(SynchronousTestCase):
             member.raw.step(Message(MSG_APP, 1, 2, 1, 1, 1, entries(1, first=2)))
         member.handle()
         self.assertEqual(len(member.log()), 4)
+
+    def test_what_is_there_is_not_written_again(self) -> None:
+        """Of an append that overlaps the log only the new entries are to be written."""
+        member = Member(1, stored(entries(1, 1, 1), term=1))
+        member.raw.step(Message(MSG_APP, 1, 2, 1, 1, 1, entries(1, 1, 1, 1, first=2)))
+        self.assertEqual([entry.index for entry in member.handle_one().entries], [4, 5])
 
     def test_committed_entries_are_never_replaced(self) -> None:
         """State machine safety: an append that would touch committed entries is answered with what is committed."""

@@ -57,6 +57,18 @@ class ReadIndexTests(SynchronousTestCase):
         leader.handle()
         self.assertEqual((leader.raw.raft.role, leader.reads), (FOLLOWER, []))
 
+    def test_a_leader_elected_again_has_forgotten_them_too(self) -> None:
+        """What was asked of it in an earlier term may have been out of date even then."""
+        cluster = Cluster()
+        leader = cluster.elect(1)
+        leader.raw.read_index(b"old")
+        leader.handle()
+        cluster.elect(2)
+        cluster.elect(1)
+        leader.raw.read_index(b"new")
+        cluster.settle()
+        self.assertEqual([read.request_ctx for read in leader.reads], [b"new"])
+
     def test_a_new_leader_first_commits_in_its_term(self) -> None:
         """Before that its commit index may be behind what was acknowledged by the one before; then it is confirmed."""
         cluster = Cluster(storages={node: stored(entries(1, 1), term=1) for node in (1, 2, 3)})

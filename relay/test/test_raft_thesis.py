@@ -55,9 +55,12 @@ class PersistenceTests(SynchronousTestCase):
 
     def test_a_ready_with_a_vote_or_entries_asks_for_a_sync(self) -> None:
         """Term, vote and entries are to be durable before the answer leaves; a commit index need not be."""
-        member = Member(1, stored(term=1))
+        member = Member(1, stored(term=4))
         member.raw.step(Message(MSG_VOTE, 1, 2, 5))
         self.assertTrue(member.handle_one().must_sync)
+        voter = Member(1, stored(term=5))
+        voter.raw.step(Message(MSG_VOTE, 1, 2, 5))
+        self.assertTrue(voter.handle_one().must_sync)
         member.raw.step(Message(MSG_APP, 1, 2, 5, 0, 0, entries(5)))
         self.assertTrue(member.handle_one().must_sync)
         member.raw.step(Message(MSG_APP, 1, 2, 5, 5, 1, (), 1))
@@ -214,6 +217,13 @@ class MembershipTests(SynchronousTestCase):
         self.assertLess(leader.raw.raft.log.committed, last)
         leader.raw.step(Message(MSG_APP_RESP, 1, 5, 1, 0, last))
         self.assertEqual(leader.raw.raft.log.committed, last)
+        leader.raw.propose(b"y")
+        leader.handle()
+        for node in (4, 5):
+            leader.raw.step(Message(MSG_APP_RESP, 1, node, 1, 0, last + 1))
+        self.assertEqual(leader.raw.raft.log.committed, last)
+        leader.raw.step(Message(MSG_APP_RESP, 1, 3, 1, 0, last + 1))
+        self.assertEqual(leader.raw.raft.log.committed, last + 1)
 
     def test_joint_consensus_needs_both_majorities_to_elect(self) -> None:
         """So does an election (4.3)."""

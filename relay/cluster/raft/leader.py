@@ -38,7 +38,7 @@ def tick_heartbeat(r: RaftState) -> None:
 
 def check_quorum(r: RaftState) -> None:
     """Step down if no quorum was heard from since the last check (thesis 6.2)."""
-    active = {node: pr.recent_active for node, pr in r.progress.items() if not pr.is_learner}
+    active = {node: pr.recent_active for node, pr in r.progress.items()}
     if joint_vote_result(r.configuration.incoming, r.configuration.outgoing, active) != VOTE_WON:
         say(r.logger, WARNING, "%x stepped down to follower since quorum is not active", r.id)
         become_follower(r, r.term, NONE)
