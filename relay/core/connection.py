@@ -51,7 +51,8 @@ class Connection(Timed):
     """See the module. ``session`` is None until the identity is known."""
 
     __slots__ = (
-        "_bytes", "_debt", "_early", "_frames", "_gate", "_half_s", "_heard", "_silent", "peer", "session", "state",
+        "_bytes", "_debt", "_early", "_frames", "_gate", "_half_s", "_heard", "_silent", "_waiting", "peer", "session",
+        "state",
     )  # fmt: skip
 
     def __init__(self, gate: Gate, peer: IPeer) -> None:
@@ -67,6 +68,7 @@ class Connection(Timed):
         self._frames: TokenBucket | None = None
         self._bytes: TokenBucket | None = None
         self._debt: Call | None = None
+        self._waiting: Deferred[None] | None = None
 
     # --- IConnection ----------------------------------------------------------------------------------------------
 
@@ -136,6 +138,9 @@ class Connection(Timed):
         self.cancel()
         self.state = CLOSED
         self._early = None
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
         session = self.session
         if session is not None:
             self.session = None
@@ -200,13 +205,18 @@ class Connection(Timed):
 
         async def wait() -> None:
             identity = await found
+            self._waiting = None
             self.peer.resume("auth")
             if self.state == CHECKING:
                 self._identified(identity, hello)
 
-        Deferred.fromCoroutine(wait()).addErrback(self._not_identified)
+        self._waiting = Deferred.fromCoroutine(wait())
+        self._waiting.addErrback(self._not_identified)
 
     def _not_identified(self, failure: Failure) -> None:
+        self._waiting = None
+        if self.state == CLOSED:
+            return  # cancelled: nobody waits for the answer any more
         if not isinstance(failure.value, errors.RelayError):
             log.failure("authentication failed", failure=failure)
         self.refuse(failure.value)

@@ -149,6 +149,8 @@ class Gate:
     def _refresh(self, session: Session, message: Message) -> None:
         """A new token for the same user."""
         options = read(message, RefreshOptions)
+        if not options.token:
+            raise errors.BadBody("a refresh needs a token")
         self._with_token(session, message, options.token)
 
     def _with_token(self, session: Session, message: Message, token: str) -> None:

@@ -186,6 +186,13 @@ class Hub:
             return message
         return message if session.filters.issuperset(message.fields[kinds.FILTERS]) else self.plain(message)
 
+    def for_handler(self, message: Message) -> Message:
+        """``message`` as a handler in this node gets it: unwrapped. Raises ``FilterError`` and as ``forwarded``."""
+        if message.fields is None:
+            return message
+        self.forwarded(message.fields)
+        return self.plain(message) if kinds.FILTERS in message.fields else message
+
     def answer(self, session: Session, seq: int, fields: Fields | None = None) -> None:
         """The reply to a request; none when it has no ``seq``."""
         if seq:

@@ -130,6 +130,7 @@ class Procedures:
             raise errors.Denied(f"call of {wanted}")
         local, registration = self.find(session.realm, wanted, message)
         if local is not None:
+            message = self._hub.for_handler(message)
             answer = LocalPull(self._hub, session, message.seq)
             self._hub.wheel.add(answer, deadline_s)
             local.pull(session, message, answer)

@@ -215,7 +215,7 @@ class Router:
         local, registration = self.procedures.find(session.realm, wanted, message)
         reached = 1
         if local is not None:
-            local.push(session, message)
+            local.push(session, self._hub.for_handler(message))
         elif registration is not None:
             reached = self._hub.deliver(told, (registration.session,))
         else:

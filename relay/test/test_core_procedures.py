@@ -15,6 +15,7 @@ from relay.config import Config, Limits, Permit
 from relay.interfaces import IAnswer, ILocalProvider, INode
 from relay.test.core_fixture import Core, Guest
 from relay.wire import kinds
+from relay.wire.filters import wrap
 from relay.wire.message import Message
 
 
@@ -291,6 +292,15 @@ class Local(SynchronousTestCase):
         answer.fail(errors.Refused())
         self.assertEqual((told, answer.done), ([1], True))
         self.assertEqual([code(m) for m in self.ann.take()], [34])
+
+    def test_filters_and_metadata(self):
+        """A handler gets the body unwrapped; what a client may not send is refused before it."""
+        wrapped = wrap(b"hi", [kinds.GZIP])
+        for kind in (kinds.PULL, kinds.PUSH):
+            self.assertIsNone(code(self.ann.answer(self.ann.send(kind, "upper", wrapped, filters=(kinds.GZIP,)))))
+            self.assertEqual(code(self.ann.answer(self.ann.send(kind, "upper", b"x", filters=(kinds.GZIP,)))), 15)
+            self.assertEqual(code(self.ann.answer(self.ann.send(kind, "upper", b"x", metadata={"relay.a": ""}))), 14)
+        self.assertEqual(self.upper.pushed, [b"hi"])
 
     def test_unknown_names(self):
         """With a handler for unknown names, nothing is unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -22,6 +23,10 @@ from relay.wire.message import Message
 def code(message: Message) -> int | None:
     """The number of an error, None of a reply."""
     return message.get(kinds.ERROR_CODE) if message.kind == kinds.ERROR else None
+
+
+def _same(answer: Deferred[Identity], hello: Hello, peer: Any) -> Deferred[Identity]:
+    return answer
 
 
 class Handshake(SynchronousTestCase):
@@ -114,6 +119,22 @@ class Handshake(SynchronousTestCase):
         broken.errback(ZeroDivisionError())
         self.assertEqual(guest.goodbye().reason, kinds.INTERNAL)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_peer_that_leaves_meanwhile(self):
+        """What an authenticator has under way for a peer that is gone, or out of time, is cancelled."""
+
+        def out_of_time(guest: Guest) -> None:
+            guest.core.pass_time(11)
+
+        for leave in (Guest.vanish, out_of_time):
+            core = Core()
+            cancelled: list[Any] = []
+            waiting: Deferred[Identity] = Deferred(cancelled.append)
+            core.identify = partial(_same, waiting)
+            guest = Guest(core)
+            guest.send(kinds.HELLO, seq=0)
+            leave(guest)
+            self.assertEqual((cancelled, len(core.hub.sessions)), ([waiting], 0))
 
     def test_accept_hook(self):
         """A plugin may refuse a peer before its hello, also after thinking about it."""
@@ -302,6 +323,7 @@ class Identities(SynchronousTestCase):
         core.identify = lambda hello, peer: self.identity(hello.token, token_id=f"id-{hello.token}")
         guest = core.guest("", token="ann")
         self.assertEqual(code(guest.answer(guest.send(kinds.REFRESH, "", {"token": "eve"}))), 21)
+        self.assertEqual(code(guest.answer(guest.send(kinds.REFRESH, "", {"token": ""}))), 14)
         answer: Deferred[Identity] = Deferred()
         core.identify = lambda hello, peer: answer
         guest.take()
