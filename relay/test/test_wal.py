@@ -20,6 +20,7 @@ from twisted.trial import unittest
 import relay
 from relay.cluster.raft.types import ConfState, Entry, HardState, Snapshot
 from relay.errors import LimitExceeded
+from relay.store import wal_thread
 from relay.store.files import File, OsFile, OsFiles
 from relay.store.wal import WriteAheadLog, end_process
 from relay.store.wal_format import (
@@ -330,6 +331,7 @@ class HeldFiles(OsFiles):
 
     def __init__(self) -> None:
         self.hold = False
+        self.full = False
         self.entered = threading.Semaphore(0)
         self.go = threading.Semaphore(0)
         self.error: OSError | None = None
@@ -345,6 +347,12 @@ class HeldFile(OsFile):
     def __init__(self, files: HeldFiles, fd: int) -> None:
         super().__init__(fd)
         self._files = files
+
+    def zero_fill(self, length: int) -> None:
+        """As long as there is room."""
+        if self._files.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().zero_fill(length)
 
     def sync_data(self) -> None:
         """Wait for the test."""
@@ -385,6 +393,13 @@ class ThreadTests(unittest.TestCase):
         call, arguments = self.calls.get(timeout=30)
         call(*arguments)
 
+    def written(self, write: GroupWrite) -> None:
+        """Submit ``write`` and wait until it is durable; the log may have completed work of its own before."""
+        done: list[bool] = []
+        self.log.submit([write], lambda: done.append(True))
+        while not done:
+            self.turn()
+
     def test_group_commit(self):
         """What is submitted during one sync is made durable by the next, all of it, with one completion."""
         self.files.hold = True
@@ -404,18 +419,35 @@ class ThreadTests(unittest.TestCase):
 
     def test_many_segments(self):
         """The writer goes on as fast as segments are made, and what is stopped is complete."""
-        done: list[int] = []
         for number in range(200):
-            write = GroupWrite(1, entries(number + 1, 1, 500), compact=max(0, self.log.group(1).last_index() - 3))
-            self.log.submit([write], partial(done.append, number))
-            self.turn()
-        self.assertEqual(done, list(range(200)))
+            compact = max(0, self.log.group(1).last_index() - 3)
+            self.written(GroupWrite(1, entries(number + 1, 1, 500), compact=compact))
         self.assertGreater(self.log.counters.segments_removed, 3)
         self.stop()
         log = WriteAheadLog(OsFiles(), self.directory, SMALL)
         log.open()
         self.assertEqual(log.group(1).entries(197, 201), tuple(entries(197, 4, 500)))
         log.close()
+
+    def test_full_disk(self):
+        """Entries are refused while there is no room for a segment; compaction is not, and once there is it goes on."""
+        self.patch(wal_thread, "ROOM_RETRY_S", 0.01)
+        self.files.full = True
+        tail = 0
+        with self.assertRaises(LogFull):
+            while True:
+                self.written(GroupWrite(1, entries(tail + 1, 1, 1000)))
+                tail += 1
+        self.written(GroupWrite(1, compact=tail - 1))
+        self.files.full = False
+        for term in range(1, 10_000):
+            if self.log.no_room is None:
+                break
+            self.written(GroupWrite(1, hard_state=HardState(term, 1, tail)))
+        for _ in range(30):
+            self.written(GroupWrite(1, entries(tail + 1, 1, 1000), compact=tail - 1))
+            tail += 1
+        self.assertEqual(self.log.group(1).last_index(), tail)
 
     def test_stop_writes_what_waits(self):
         """What is queued when the log is stopped is written, also what needed no sync."""
