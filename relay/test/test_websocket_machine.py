@@ -251,6 +251,17 @@ class Against(TestCase):
         whole = client_frame(TEXT, b"abc\xf4\x90\x80\x80xyz", mask)
         for end in range(1, len(whole)):
             self.compare(True, [whole[:end], whole[end:]])
+        for piece in (
+            b"\xed\xa0\x80",
+            b"\xed\x9f\xbf",
+            b"\xe0\x9f\xbf",
+            b"\xf0\x8f\xbf\xbf",
+            b"\xf4\x8f\xbf\xbf",
+            b"\xf5",
+            b"\xc1\x80",
+        ):
+            sent = client_frame(TEXT, piece, mask)
+            self.compare(True, [sent[at : at + 1] for at in range(len(sent))])
         for parts in ((b"\xce", b"\xba"), (b"\xce", b""), (b"\xe2", b"\x28"), (b"\xf0\x9f", b"\x98\x80")):
             first, last = client_frame(TEXT, parts[0], mask), client_frame(CONTINUATION, parts[1], mask)
             self.compare(True, [bytes((first[0] & 0x7F,)) + first[1:], last, client_frame(PING, b"", mask)])

@@ -43,8 +43,6 @@ _BY_TABLE_BYTES_MIN: Final = 1024
 _REPEATS: Final = tuple(int.from_bytes(b"\0\0\0\1" * words) for words in range(_BY_TABLE_BYTES_MIN // 4 + 1))
 _XOR_TABLES: Final = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 
-_utf8 = codecs.getincrementaldecoder("utf-8")
-
 Event = tuple[int, bytes]
 
 
@@ -113,7 +111,7 @@ class WebSocketMachine:
     """
 
     __slots__ = (
-        "_fin", "_held", "_left", "_mask", "_message", "_server", "_type", "_utf8",
+        "_fin", "_held", "_left", "_mask", "_message", "_server", "_tail", "_type",
         "close_code", "failed", "message_bytes_max",
     )  # fmt: skip
 
@@ -125,7 +123,7 @@ class WebSocketMachine:
         self._held = b""  # an incomplete frame header or control frame: less than 140 bytes
         self._message = bytearray()  # what has come of a message that is not whole
         self._type = 0  # TEXT or BINARY inside a message, else 0
-        self._utf8: codecs.IncrementalDecoder | None = None  # checks a TEXT message that is not whole
+        self._tail = b""  # the beginning of a character at the end of what has come of a TEXT message
         self._left = 0  # bytes still to come of a data frame whose header was read
         self._mask = b""  # its mask, turned to where the next byte stands; empty: not masked
         self._fin = False  # whether it is the last of its message
@@ -274,14 +272,21 @@ class WebSocketMachine:
         self._left -= size
         whole = self._fin and not self._left
         if self._type == TEXT:
-            if self._utf8 is None:
-                self._utf8 = _utf8()
-            self._utf8.decode(piece, whole)
+            self._tail = _check_utf8(self._tail + piece, whole)
         if not whole:
             self._message += piece
         else:
             events.append((self._type, bytes(self._message + piece) if self._message else piece))
             self._message = bytearray()
             self._type = 0
-            self._utf8 = None
         return at
+
+
+def _check_utf8(data: bytes, whole: bool) -> bytes:
+    """Raises ``UnicodeDecodeError`` at the first wrong byte; returns the beginning of a character at the end."""
+    _, size = codecs.utf_8_decode(data, "strict", whole)
+    tail = data[size:]
+    if tail[:1] == b"\xed" and tail[1:] >= b"\xa0":
+        # Half a surrogate pair: Python waits for its third byte, but no byte would make it right.
+        raise UnicodeDecodeError("utf-8", data, size, len(data), "a surrogate")
+    return tail
