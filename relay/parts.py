@@ -11,6 +11,7 @@ import base64
 import os
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from relay.core.sessions import Sessions
 from relay.errors import ConfigError
 from relay.hooks import Hooks
 from relay.plugin_load import load_plugins
+from relay.protocols.entrance import Entrance
 from relay.protocols.listen import ListenerService
 
 log = Logger()
@@ -71,7 +73,8 @@ class Parts:
         self.hub.local_unknown = self.application.unknown()
         self.threads = ThreadPool(0, max(1, config.auth.scrypt_threads_max), "relay-scrypt")
         self.agent = Agent(reactor, pool=HTTPConnectionPool(reactor))
-        self.metrics = MetricsResource(self.gate)
+        self.entrances: dict[str, Entrance] = {}
+        self.metrics = MetricsResource(self.gate, self._doors)
         self.authentication = self._authentication(config)
         self.realms: dict[str, str] = {}
         self.draining = False
@@ -92,10 +95,12 @@ class Parts:
         if "http" in listener.protocols:
             metrics = self.metrics if listener.http.metrics else None
             root = site(listener.http.page, metrics, self._healthy, self._ready)
-        return ListenerService(
+        service = ListenerService(
             listener, self.reactor, self.gate, self.flusher, self.hub.wheel,
             config.limits, config.timing, config.slow, root,
         )  # fmt: skip
+        self.entrances[listener.label] = service.entrance
+        return service
 
     def use_listeners(self, listeners: tuple[Listener, ...]) -> None:
         """The realms and networks of these listeners count from now on."""
@@ -127,6 +132,10 @@ class Parts:
         self.gate.reconfigured()
 
     # --- seen from outside ----------------------------------------------------------------------------------------
+
+    def _doors(self) -> Iterable[tuple[str, dict[str, int]]]:
+        for name, entrance in self.entrances.items():
+            yield name, {"unknown": entrance.unknown, "timeout": entrance.expired, "refused": entrance.refused}
 
     def _healthy(self) -> tuple[int, object]:
         return 200, {"status": "ok", "node": self.node_id}

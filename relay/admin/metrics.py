@@ -9,7 +9,7 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
@@ -28,11 +28,16 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST.encode()
 
 
+Doors = Callable[[], Iterable[tuple[str, dict[str, int]]]]
+"""Each listener's name, and its connections that ended before they were peers, by reason."""
+
+
 class NodeCollector(Collector):
     """Reads one node's tables when asked."""
 
-    def __init__(self, gate: Gate, started_at: float) -> None:
+    def __init__(self, gate: Gate, started_at: float, doors: Doors) -> None:
         self._gate = gate
+        self._doors = doors
         self._started_at = started_at
 
     def collect(self) -> Iterator[Metric]:
@@ -99,6 +104,13 @@ class NodeCollector(Collector):
             for key, count in sorted(row.items()):
                 family.add_metric([key], count)
             yield family
+        dropped = CounterMetricFamily(
+            "relay_dropped", "Connections ended before they spoke a protocol.", labels=["listener", "reason"]
+        )
+        for listener, counts in self._doors():
+            for reason, count in counts.items():
+                dropped.add_metric([listener, reason], count)
+        yield dropped
         yield CounterMetricFamily("relay_sessions_started", "Sessions begun.", value=metrics.sessions_started)
         yield CounterMetricFamily("relay_sessions_ended", "Sessions ended.", value=metrics.sessions_ended)
         yield CounterMetricFamily("relay_sessions_resumed", "Sessions resumed.", value=metrics.resumed)
@@ -149,10 +161,10 @@ class MetricsResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, doors: Doors = tuple) -> None:
         Resource.__init__(self)
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(NodeCollector(gate, time.time()))
+        self._registry.register(NodeCollector(gate, time.time(), doors))
 
     def render_GET(self, request: Request) -> bytes:
         """The text format."""

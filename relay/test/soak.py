@@ -178,7 +178,7 @@ class Soak:
             self.pulls[f"{error.label} ({error.outcome})"] += 1
             if error.outcome == "unknown":
                 times = neighbour.done[number]
-                self.unknown.append(f"pull {number} of {member.number} to {neighbour.number}: {error}; done {times} times")
+                self.unknown.append(f"{number}: {member.number} asked {neighbour.number}: {error}; done {times} times")
             if error.outcome == "not_done" and neighbour.done[number]:
                 member.wrong.append(f"pull {number} was done, but reported as not done")
             return

@@ -1,0 +1,104 @@
+"""A small share of the campaigns: a soak over a bad network, and garbage against a real node."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay.test.garbage import CONFIG as GARBAGE_CONFIG
+from relay.test.garbage import campaign
+from relay.test.node_process import NodeProcess, running
+from relay.test.soak import CONFIG, Soak
+
+
+class Campaigns(SynchronousTestCase):
+    """What the long runs check, for a few seconds."""
+
+    def test_soak(self):
+        """Sessions whose connections break all the time lose nothing, do nothing twice, and keep the order."""
+        with running(CONFIG) as node:
+            soak = Soak(node, sessions=60, seconds=4, seed=3)
+            asyncio.run(soak.run())
+            figures = soak.figures()
+            self.assertEqual(node.log, "")
+        wrong = ("lost", "twice_or_out_of_order", "pulls_done_twice", "answered_but_not_done_once", "sessions_lost")
+        for name in wrong:
+            self.assertEqual(figures[name], 0, figures)
+        self.assertGreater(figures["resumed"], 10)
+        self.assertGreater(figures["delivered"], 500)
+
+    def test_garbage(self):
+        """Broken input costs the one who sent it; the node logs no error and others notice nothing."""
+        with running(GARBAGE_CONFIG) as node:
+            figures = asyncio.run(campaign(node, 3, seed=5))
+            self.assertTrue(figures["ok"], (figures, node.log))
+        self.assertGreater(figures["frames tried"], 1000)
+
+
+class Running(SynchronousTestCase):
+    """The node as twistd runs it."""
+
+    def test_stop(self):
+        """SIGTERM and SIGINT end it with status 0; the node keeps its id over a restart."""
+        node = NodeProcess()
+        self.addCleanup(node.close)
+        names = set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            node.start()
+            names.add((node.folder / "data" / "node.id").read_text())
+            node.signal(number)
+            assert node.process is not None
+            self.assertEqual(node.process.wait(20), 0, node.log)
+        self.assertEqual(len(names), 1)
+
+    def test_epoll(self):
+        """With ``reactor: epoll`` it runs on Twisted's own reactor."""
+        with running(reactor="epoll") as node:
+            self.assertGreater(node.metrics()["process_resident_memory_bytes"], 1e6)
+            self.assertEqual(node.stop(), 0)
+
+    def test_reload(self):
+        """SIGHUP applies what can change live, names what cannot, and refuses a broken file without harm."""
+        with running() as node:
+            path = Path(node.folder / "more.sock")
+            node.config["listeners"].append({"name": "more", "address": f"unix:{path}"})
+            node.config["data"] = "/elsewhere"
+            node.write_config()
+            node.signal(signal.SIGHUP)
+            self.wait_for(node, "need a restart: data")
+            self.wait_for(node, "listening on unix:")
+            self.assertTrue(path.is_socket())
+            node.file.write_text("{")
+            node.signal(signal.SIGHUP)
+            self.wait_for(node, "was not taken over")
+            self.assertTrue(node.ready())
+
+    def test_mistakes_are_one_line(self):
+        """An address in use, a wrong key, a data directory that cannot be: one clear line and a status other than 0."""
+        with running() as other:
+            address = f"tcp:{other.web}:interface=127.0.0.1"
+            for config, words in (
+                ({"listeners": [{"name": "web", "address": address}]}, "in use"),
+                ({"limits": {"conections_max": 1}}, "connections_max"),
+                ({"data": "/dev/null/x"}, "data: /dev/null"),
+            ):
+                node = NodeProcess(config)
+                self.addCleanup(node.close)
+                node.write_config()
+                with self.assertRaises(RuntimeError):
+                    node.start()
+                assert node.process is not None
+                self.assertNotEqual(node.process.wait(10), 0)
+                self.assertIn(words, node.log)
+                self.assertNotIn("Traceback", node.log)
+
+    def wait_for(self, node: NodeProcess, words: str) -> None:
+        """Until the node has logged ``words``; asking it something takes its time."""
+        for _ in range(2000):
+            if words in node.log:
+                return
+            node.ready()
+        self.fail(f"{words!r} is not in\n{node.log}")
