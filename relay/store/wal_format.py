@@ -74,7 +74,6 @@ class Kind(IntEnum):
     END = 33  # group 0, index = segment + 1: the log goes on there; this segment is synced
 
 
-ENTRY_KINDS = frozenset((Kind.ENTRY, Kind.ENTRY_CONF_CHANGE, Kind.ENTRY_CONF_CHANGE_V2))
 COPY_KINDS = frozenset((Kind.COPY, Kind.COPY_CONF_CHANGE, Kind.COPY_CONF_CHANGE_V2))
 COPY_OF_ENTRY = Kind.COPY - Kind.ENTRY
 

@@ -23,6 +23,7 @@ What was acknowledged is before X or the log is refused.
 from __future__ import annotations
 
 import os.path
+from array import array
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -53,6 +54,8 @@ from relay.store.wal_storage import GroupLog, decode_conf_state
 SYNCED_NAME = "synced"
 LOCK_NAME = "lock"
 ZERO_BLOCK_BYTES = 64 << 10
+LAST_ENTRY_KIND = int(Kind.ENTRY_CONF_CHANGE_V2)
+RUN_ENTRIES_MAX = 512
 ZERO_BLOCK = bytes(ZERO_BLOCK_BYTES)
 
 Visit = Callable[[Segment, Record], None]
@@ -252,17 +255,35 @@ def _cut(found: Recovered, spoiled: list[tuple[Segment, int]], repair: bool) -> 
 
 
 class Replay:
-    """The state of all groups, built record by record; :meth:`visit` is handed to :func:`scan`."""
+    """The state of all groups, built record by record; :meth:`visit` is handed to :func:`scan`, then ``finish``."""
 
     def __init__(self, table: GroupTable) -> None:
         self._table = table
         self._oldest = 1  # the oldest segment that is needed
+        # Consecutive entries of one group, applied together: most of a log is such runs.
+        self._run: list[Entry] = []
+        self._places = array("Q")
+        self._run_group = 0
+        self._run_next = 0
 
     def visit(self, segment: Segment, record: Record) -> None:
         """Apply one record. Raises :class:`LogDamaged` where a valid record makes no sense."""
         kind = record.kind
+        place = segment.sequence << SEQUENCE_SHIFT | record.offset
+        if 0 < kind <= LAST_ENTRY_KIND:  # fast path
+            index = record.index
+            run = self._run
+            if index != self._run_next or record.group != self._run_group or len(run) >= RUN_ENTRIES_MAX:
+                self._end_run()
+                run = self._run
+                self._run_group = record.group
+            run.append(Entry(kind - 1, record.term, index, record.payload))
+            self._places.append(place)
+            self._run_next = index + 1
+            return
         if kind == Kind.MARK:
             return
+        self._end_run()
         if kind == Kind.FIRST:
             self._oldest = record.index
             return
@@ -270,13 +291,20 @@ class Replay:
             self._table.drop(record.group)
             return
         try:
-            place = segment.sequence << SEQUENCE_SHIFT | record.offset
             apply_record(self._table.recovered(record.group), record, place)
         except ValueError as error:
             raise LogDamaged(segment.path, record.offset, f"group {record.group}: {error}") from None
 
+    def _end_run(self) -> None:
+        if self._run:
+            self._table.recovered(self._run_group).extend(self._run, self._places)
+            self._run = []
+            self._places = array("Q")
+        self._run_next = 0
+
     def finish(self, found: Recovered) -> None:
         """Refuse a log in which something is missing. Raises :class:`LogDamaged`."""
+        self._end_run()
         if not found.segments:
             return
         first, last = found.segments[0], found.segments[-1]
@@ -290,11 +318,9 @@ class Replay:
 
 
 def apply_record(log: GroupLog, record: Record, place: int) -> None:
-    """Do to ``log`` what ``record`` says. Raises ValueError where it makes no sense."""
+    """Do to ``log`` what ``record``, not an entry, says. Raises ValueError where it makes no sense."""
     kind = record.kind
-    if kind <= Kind.ENTRY_CONF_CHANGE_V2:
-        log.append(Entry(kind - Kind.ENTRY, record.term, record.index, record.payload), place)
-    elif kind in COPY_KINDS:
+    if kind in COPY_KINDS:
         log.copy(Entry(kind - Kind.COPY, record.term, record.index, record.payload), place)
     elif kind == Kind.HARD_STATE:
         log.hard_state = HardState(record.term, decode_vote(record.payload), record.index)
