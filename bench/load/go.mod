@@ -1,0 +1,3 @@
+module relay/bench/load
+
+go 1.22

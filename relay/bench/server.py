@@ -1,0 +1,175 @@
+"""Servers that the bench starts: processes on one core, with their processor time and memory read from ``/proc``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from relay.errors import ConfigError
+
+START_S: Final = 30.0
+STOP_S: Final = 10.0
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+JWT_SECRET: Final = "bench-secret-of-thirty-two-bytes!!"
+
+
+def cores() -> tuple[set[int], set[int]]:
+    """Cores for the server and for the load: one of their own each where there are two, else the same for both."""
+    usable = sorted(os.sched_getaffinity(0))
+    return ({usable[0]}, {usable[1]}) if len(usable) > 1 else (set(usable), set(usable))
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far, to a clock tick (usually 10 ms)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_open(address: str) -> bool:
+    """Whether somebody accepts connections at ``tcp://``, ``ws://`` or ``unix://``."""
+    scheme, _, rest = address.partition("://")
+    family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET
+    host, _, port = rest.partition("/")[0].rpartition(":")
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(rest if scheme == "unix" else (host, int(port)))
+        except OSError:
+            return False
+        return True
+
+
+class Server:
+    """A process that serves ``addresses`` (transport -> URL) on the server's core while the ``with`` block lasts.
+
+    ``start_s``: time from starting the process to its first accepted connection. ``log``: what it wrote.
+    """
+
+    def __init__(self, argv: Sequence[str], addresses: dict[str, str], folder: Path, pinned: bool = True) -> None:
+        self.argv = list(argv)
+        self.addresses = addresses
+        self.folder = folder
+        self.start_s = 0.0
+        self._pinned = pinned
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def log(self) -> str:
+        """What it wrote."""
+        return (self.folder / "log").read_text("utf-8", "replace")
+
+    def __enter__(self) -> Server:
+        mine = cores()[0]
+        began = time.monotonic()
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self.argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                preexec_fn=(lambda: os.sched_setaffinity(0, mine)) if self._pinned else None,
+            )  # fmt: skip
+        for address in self.addresses.values():
+            while not is_open(address):
+                if self._process.poll() is not None or time.monotonic() - began > START_S:
+                    self.__exit__()
+                    raise ConfigError(f"{self.argv[0]} did not start: {self.log()[-1000:]}")
+                time.sleep(0.005)
+            self.start_s = self.start_s or time.monotonic() - began
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A directory for a server, removed afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="relay-bench-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def node_config(at: Path, reactor: str, jwt: bool = False) -> tuple[dict[str, Any], dict[str, str]]:  # Any: JSON
+    """A node's configuration with a stream, a Unix and a WebSocket listener, and its addresses."""
+    stream, web = free_port(), free_port()
+    local = "interface=127.0.0.1"
+    config: dict[str, Any] = {  # Any: JSON
+        "data": str(at / "data"),
+        "reactor": reactor,
+        "listeners": [
+            {"name": "stream", "address": f"tcp:{stream}:{local}", "protocols": ["relay"]},
+            {"name": "unix", "address": f"unix:{at}/socket", "protocols": ["relay"]},
+            {"name": "web", "address": f"tcp:{web}:{local}", "protocols": ["http", "websocket"]},
+        ],
+        "handlers": {"plugins": ["relay.bench.serving:plugin"], "discover": False},
+        "limits": {"accepts_per_s_max": 1_000_000, "subscriptions_max": 1_000_000, "frame_bytes_max": 4_194_304},
+        "slow": {"queue_bytes_max": 67_108_864},
+        "timing": {"drain_s": 0.0, "close_timeout_s": 0.2},
+        "log": {"level": "warn"},
+    }
+    if jwt:
+        config["auth"] = {"order": ["jwt"], "jwt": [{"algorithms": ["HS256"], "secret": JWT_SECRET}]}
+    urls = {"tcp": f"tcp://127.0.0.1:{stream}", "unix": f"unix://{at}/socket", "ws": f"ws://127.0.0.1:{web}/ws"}
+    return config, urls
+
+
+@contextlib.contextmanager
+def node(reactor: str = "auto", jwt: bool = False) -> Iterator[Server]:
+    """A relay node of this installation."""
+    with folder() as at:
+        config, urls = node_config(at, reactor, jwt)
+        (at / "relay.json").write_text(json.dumps(config))
+        twistd = shutil.which("twistd", path=os.path.dirname(sys.executable)) or "twistd"
+        argv = [sys.executable, twistd, "--nodaemon", "--pidfile=", "relay", f"--config={at}/relay.json"]
+        with Server(argv, urls, at) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def process(argv: Iterable[str], addresses: dict[str, str]) -> Iterator[Server]:
+    """Any other server."""
+    with folder() as at, Server(list(argv), addresses, at) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def bare_echo(reactor: str = "uv") -> Iterator[Server]:
+    """The bare echo of ``relay.bench.serving``."""
+    port = free_port()
+    argv = [sys.executable, "-m", "relay.bench.serving", reactor, str(port)]
+    with process(argv, {"tcp": f"tcp://127.0.0.1:{port}"}) as server:
+        yield server
