@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "status": ("relay.cli.client:status", "Show how a node is."),
     "config": ("relay.cli.config:config", "Check and show configurations."),
     "wal": ("relay.cli.wal:wal", "Look into a write-ahead log."),
+    "bench": ("relay.cli.bench:bench", "Load a node and measure it."),
 }
 """Name -> (module:attribute, one line of help). The line is here so that ``relay --help`` imports no command."""
 
