@@ -7,6 +7,7 @@ reactor ─▶ flusher ─▶ hub ─▶ router ─▶ sessions ─▶ gate ─�
 
 from __future__ import annotations
 
+import atexit
 import base64
 import os
 import random
@@ -113,7 +114,14 @@ class Parts:
         """Tick, and let the plugins begin."""
         self.threads.start()
         self.hub.wheel.start()
-        Deferred.fromCoroutine(self.hooks.start(self.access)).addErrback(_log_plugin)
+        Deferred.fromCoroutine(self.hooks.start(self.access)).addErrback(self._not_started)
+
+    def _not_started(self, failure: Failure) -> None:
+        """A plugin that does not start is a mistake of the configuration: the node stops, with status 1."""
+        log.critical("{error}", error=failure.getErrorMessage())
+        # twistd has no way to say with which status it is to end; this one comes after all its own.
+        atexit.register(os._exit, 1)
+        self.reactor.callWhenRunning(self.reactor.stop)
 
     def stop(self) -> Deferred[None]:
         """The opposite; fires when the plugins have ended."""

@@ -97,6 +97,7 @@ class NodeProcess:
         script = shutil.which("twistd", path=os.path.dirname(sys.executable)) or "twistd"
         twistd = [sys.executable, script, "--nodaemon", "--pidfile=", "relay", f"--config={self.file}"]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
+        environment["PYTHONPATH"] = str(self.folder)  # for plugins that a test writes there
         self.process = subprocess.Popen(
             twistd, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=environment
         )

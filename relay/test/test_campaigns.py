@@ -95,6 +95,20 @@ class Running(SynchronousTestCase):
                 self.assertIn(words, node.log)
                 self.assertNotIn("Traceback", node.log)
 
+    def test_a_plugin_that_does_not_start(self):
+        """It stops the node, with a line that says so and a status other than 0."""
+        node = NodeProcess({"handlers": {"plugins": ["broken_plugin:plugin"]}})
+        self.addCleanup(node.close)
+        code = "class Broken:\n    name = 'broken'\n    def start(self, node):\n        raise OSError('no database')\n"
+        (node.folder / "broken_plugin.py").write_text(code + "plugin = Broken()\n")
+        with self.assertRaises(RuntimeError):
+            node.start()
+            self.wait_for(node, "no database")
+            raise RuntimeError
+        assert node.process is not None
+        self.assertEqual(node.process.wait(20), 1)
+        self.assertIn("the plugin broken does not start: no database", node.log)
+
     def wait_for(self, node: NodeProcess, words: str) -> None:
         """Until the node has logged ``words``; asking it something takes its time."""
         for _ in range(2000):
