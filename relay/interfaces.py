@@ -48,7 +48,7 @@ class IPeer(Interface):
         """What waits to be handed to the transport."""
 
     def unsent() -> int:
-        """Session frames that were certainly not handed to the transport; also after the transport was lost."""
+        """Session frames certainly never handed to the transport; 0 while it is there, they may still be written."""
 
     def watch(overflowed: Callable[[], None], skip_frame: Callable[[int], bytes]) -> None:
         """The core's part in the slow-consumer policy: ``overflowed`` is called, once, when the peer must go (in the

@@ -152,10 +152,11 @@ class Outbox:
             self._write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def unsent(self) -> int:
-        """Session frames that were certainly not handed to the transport."""
-        if self._write is None:
-            return self._unsent
-        return sum(not held.flags & (CONTROL | SKIP) for held in self._held or ())
+        """Session frames that were certainly not handed to the transport, and never will be.
+
+        Known when the transport is gone: until then what is held may still be written, by ``close`` at the latest.
+        """
+        return self._unsent
 
     def close(self) -> None:
         """Write what can be written and forget the rest; later frames go nowhere."""
@@ -167,7 +168,8 @@ class Outbox:
 
     def abandon(self) -> None:
         """Forget everything: the transport is gone."""
-        self._unsent = self.unsent()
+        if self._write is not None:
+            self._unsent = sum(not held.flags & (CONTROL | SKIP) for held in self._held or ())
         self.paused = True
         self._write = None
         self.on_overflow = None
@@ -191,7 +193,8 @@ class Outbox:
             self.paused = True
             self._flusher.stalled[self] = -1.0
             if self._frames:
-                self._held = deque(_Held(frame, None, 0) for frame in self._frames)
+                # Whether these are session frames is forgotten: they are neither left out nor counted as unsent.
+                self._held = deque(_Held(frame, None, CONTROL) for frame in self._frames)
                 self._frames = []
 
     def resumeProducing(self) -> None:
@@ -226,7 +229,8 @@ class Outbox:
         if self._skips > SKIPS_MIN and self._skips * 2 > len(self._held):
             self._merge_skips()
         self.queued_bytes += len(frame)
-        if self.queued_bytes > self.slow.queue_bytes_max:
+        # After the overflow the peer is on its way out: no further walk over a long queue for each frame.
+        if self.queued_bytes > self.slow.queue_bytes_max and not self._overflowed:
             self._drop()
 
     def _policy(self, flags: int) -> int:
@@ -246,7 +250,7 @@ class Outbox:
         """Leave out the oldest frames that may be; overflow when that is not enough.
 
         It makes room for an eighth of the queue at once, so that a peer that stays slow costs a walk over its queue
-        only now and then.
+        only now and then; a queue of frames that must stay, with less room than that, is an overflow.
         """
         assert self._held is not None
         room = self.slow.queue_bytes_max - self.slow.queue_bytes_max // 8
@@ -258,7 +262,7 @@ class Outbox:
                 if self.queued_bytes <= room:
                     break
         self._merge_skips()
-        if self.queued_bytes > self.slow.queue_bytes_max:
+        if self.queued_bytes > room:
             self.overflow()
 
     def _merge_skips(self) -> None:

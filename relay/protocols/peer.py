@@ -85,7 +85,7 @@ class Peer:
         return self.outbox.queued_bytes
 
     def unsent(self) -> int:
-        """Session frames that were certainly not handed to the transport; also after the transport was lost."""
+        """Session frames certainly never handed to the transport; 0 while it is there, they may still be written."""
         return self.outbox.unsent()
 
     def watch(self, overflowed: Callable[[], None], skip_frame: Callable[[int], bytes]) -> None:

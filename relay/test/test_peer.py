@@ -236,12 +236,12 @@ class ClosingTests(PeerCase):
         self.assertEqual((self.transport.take(), self.transport.ended), (b"", ""))
 
     def test_unsent_is_known_afterwards(self):
-        """How many frames were never handed over can still be asked when the transport is lost."""
+        """How many frames were never handed over is known when the transport is lost, and not before."""
         peer = self.peer()
         self.transport.producer.pauseProducing()
         peer.send(b"one")
         peer.send(b"two")
-        self.assertEqual(peer.unsent(), 2)
+        self.assertEqual(peer.unsent(), 0)
         self.transport.lose(ConnectionLost())
         self.assertEqual(peer.unsent(), 2)
 
