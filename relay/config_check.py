@@ -137,7 +137,7 @@ def _listeners(config: Config) -> Iterator[str]:
         yield "listeners: at least one is expected"
     for index, listener in enumerate(config.listeners):
         path = f"listeners[{index}]"
-        label = listener.name or listener.address
+        label = listener.label
         first = labels.setdefault(label, index)
         if first != index:
             yield f"{path}.name: {label!r} is the name of listeners[{first}] too"

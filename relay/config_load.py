@@ -121,7 +121,7 @@ def _compare(old: msgspec.Struct, new: msgspec.Struct, prefix: str, changed: lis
         if before == after:
             continue
         if path == "listeners":
-            one, other = ({each.name or each.address: each for each in value} for value in (before, after))
+            one, other = ({each.label: each for each in value} for value in (before, after))
             for label in dict.fromkeys([*one, *other]):
                 if label not in one or label not in other:
                     changed.append(f"{path}.{label} ({'added' if label in other else 'removed'})")
