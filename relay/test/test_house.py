@@ -71,7 +71,6 @@ FLOORS: Final = {
     "relay.client": 5,
     "relay.cli": 6,
     "relay.bench": 6,
-    "relay.bench": 6,
 }
 CLIENT_CORE: Final = "relay.client.core"
 """This module and those of ``relay.client`` that it imports, directly or not, follow the rules of floor 1."""
