@@ -148,11 +148,8 @@ class Core:
         self.clock = Clock()
         self.config = config or Config()
         self.permit = permit
-        self.hooks: Any = (
-            SimpleNamespace(**dict.fromkeys(NO_HOOKS), **hooks)
-            if not hooks
-            else SimpleNamespace(**{**dict.fromkeys(NO_HOOKS), **hooks})
-        )
+        # Any: stands for relay.hooks.Hooks.
+        self.hooks: Any = SimpleNamespace(**{**dict.fromkeys(NO_HOOKS), **hooks})
         self.flusher = Flusher(lambda f: self.clock.callLater(0, f))
         self.hub = Hub(self.config, self.clock, self.flusher, LocalDirectory(), self.hooks, lambda: 1e9 + self.now)
         self.rng = random.Random(7)

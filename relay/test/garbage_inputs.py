@@ -68,8 +68,9 @@ def random_frame(rng: random.Random) -> Message:
     """A well-formed frame that makes little sense."""
     seed = rng.choice(SEEDS)
     fields = None if seed.fields is None else dict(seed.fields)
+    name = rng.choice((seed.name, "", "a" * 255, "é\u0007", "$x"))
     return Message(
-        rng.choice((seed.kind, seed.kind, rng.randrange(16, 256))), rng.choice((seed.name, "", "a" * 255, "é\u0007", "$x")),
+        rng.choice((seed.kind, seed.kind, rng.randrange(16, 256))), name,
         rng.choice((seed.body, b"", rng.randbytes(rng.randrange(200)))), rng.choice((seed.codec, rng.randrange(256))),
         rng.choice((seed.flags, rng.randrange(0x10000))), rng.choice((seed.seq, rng.randrange(1 << 32))), fields,
     )  # fmt: skip
