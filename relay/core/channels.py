@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from relay import errors
+from relay.core.auth.grant import check_user
 from relay.core.hub import FORWARDED_FLAGS
 from relay.wire import kinds, names
 from relay.wire.handshake import Member, Members, SubscribeOptions, UserPresence, read, write
@@ -90,6 +91,10 @@ class Channels:
             raise errors.Denied(f"subscribe to {name}")
         if options.presence and not allows("presence", name):
             raise errors.Denied(f"presence of {name}")
+        if options.presence and not names.is_pattern(name) and not self._hub.rule(name).presence:
+            raise errors.Unsupported(f"presence is off in {name}")
+        if options.role:
+            check_user(options.role, "role")
         if options.info is not None and len(msgspec.json.encode(options.info)) > self._hub.config.limits.info_bytes_max:
             raise errors.LimitExceeded(f"info is over {self._hub.config.limits.info_bytes_max} bytes")
         channel = self.join(session, name, options)

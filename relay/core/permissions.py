@@ -70,7 +70,7 @@ def _covers(permission: tuple[str, ...], wanted: list[str], literal: bool = Fals
 class Rule:
     """The patterns of one action. ``all`` and ``none`` are the answers that need no look at the name."""
 
-    __slots__ = ("_own_user", "_patterns", "_verdicts", "all", "none")
+    __slots__ = ("_own_user", "_patterns", "_users", "_verdicts", "all", "none")
 
     def __init__(self, patterns: tuple[str, ...], user: str) -> None:
         self.all = "**" in patterns
@@ -78,6 +78,9 @@ class Rule:
         segment = user_segment(user)
         usable = [each.replace(OWN_NAME, segment) for each in patterns if user or OWN_NAME not in each]
         self._patterns = [tuple(each.split(".")) for each in dict.fromkeys(usable)]
+        # ``{user}`` alone is the session's own user as it is written, not somebody whose name looks like the escape.
+        escape = segment if self._own_user and segment not in patterns else None
+        self._users = [each for each in self._patterns if each != (escape,)]
         self.none = not self._patterns
         self._verdicts: dict[str, bool] = {}
 
@@ -99,7 +102,7 @@ class Rule:
         if self.all or (self._own_user and user == self._own_user):
             return True
         wanted = user.split(".")
-        return any(_covers(pattern, wanted, literal=True) for pattern in self._patterns)
+        return any(_covers(pattern, wanted, literal=True) for pattern in self._users)
 
 
 class Permissions:
