@@ -27,7 +27,21 @@ if TYPE_CHECKING:
     from relay.core.wheel import Timed
 
 KEPT_OVERHEAD = 128
-"""Bytes that a kept message is taken to cost beside its body."""
+"""Bytes that a kept message is taken to cost beside its body and fields."""
+KEPT_ENTRY = 160
+"""Bytes that an entry of a map (metadata, tags) is taken to cost beside key and value: two texts and their place."""
+
+
+def kept_bytes(message: Message) -> int:
+    """What keeping ``message`` is taken to cost; a small frame may hold thousands of entries of metadata."""
+    size = KEPT_OVERHEAD + len(message.body)
+    if message.fields is not None:
+        for value in message.fields.values():
+            if isinstance(value, dict):
+                size += KEPT_ENTRY * len(value) + sum(map(len, value)) + sum(map(len, value.values()))
+            elif isinstance(value, str | bytes):
+                size += len(value)
+    return size
 
 
 class Session:
@@ -107,9 +121,9 @@ class Session:
         unacked = self.unacked
         assert unacked is not None
         unacked.append(message)
-        self.unacked_bytes += len(message.body) + KEPT_OVERHEAD
+        self.unacked_bytes += kept_bytes(message)
         while self.unacked_bytes > self.hub.config.timing.resume_bytes_max:
-            self.unacked_bytes -= len(unacked.popleft().body) + KEPT_OVERHEAD
+            self.unacked_bytes -= kept_bytes(unacked.popleft())
 
     def acknowledge(self, received: int) -> bool:
         """The client has ``received`` session frames; False when it claims more than were sent."""
@@ -118,7 +132,7 @@ class Session:
         unacked = self.unacked
         if unacked:
             for _ in range(received - (self.sent - len(unacked))):
-                self.unacked_bytes -= len(unacked.popleft().body) + KEPT_OVERHEAD
+                self.unacked_bytes -= kept_bytes(unacked.popleft())
         return True
 
     def can_resume(self, received: int) -> bool:
@@ -138,7 +152,7 @@ class Session:
         if self.unacked is not None:
             for index, message in enumerate(self.unacked):
                 if message.kind == kinds.PULL and message.seq == seq:
-                    self.unacked_bytes -= len(message.body)
+                    self.unacked_bytes -= kept_bytes(message) - KEPT_OVERHEAD
                     self.unacked[index] = Message(kinds.CANCEL, seq=seq)
                     return
 

@@ -21,6 +21,7 @@ import msgspec
 from twisted.logger import Logger
 
 from relay import errors
+from relay.core.auth.grant import check_user
 from relay.core.realm import Realm
 from relay.core.session import Session
 from relay.wire import filters, kinds
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from relay.core.hub import Hub
     from relay.core.identity import Identity
     from relay.core.router import Router
+    from relay.core.wheel import Timed
     from relay.interfaces import IPeer
 
 log = Logger()
 
 SECRET_BYTES: Final = 16
-DEVICE_BYTES_MAX: Final = 255
 
 
 class Sessions:
@@ -60,8 +61,8 @@ class Sessions:
         """A new session on a new connection; the welcome is sent. Raises ``RelayError`` when it may not be."""
         hub = self._hub
         device = identity.device or hello.device
-        if len(device.encode()) > DEVICE_BYTES_MAX or not device.isprintable():
-            raise errors.BadName("a device is 1-255 bytes without control characters")
+        if device:
+            check_user(device, "device")
         realm = hub.realms.get(identity.realm)
         if realm is None:
             realm = hub.realms[identity.realm] = Realm(identity.realm, hub.directory)
@@ -86,8 +87,13 @@ class Sessions:
         subscriptions = self._server_side(session)
         session.control(write(kinds.WELCOME, self._welcome(session, hello, secret, subscriptions)))
         self._watch_token(session)
-        for name in subscriptions:
-            self._router.channels.join(session, name, SubscribeOptions())
+        try:
+            for name in subscriptions:
+                self._router.channels.join(session, name, SubscribeOptions())
+        except errors.RelayError as error:
+            self.close(session, kinds.LIMIT, str(error))
+            self.end(session, str(error))
+            raise
         peer = connection.peer
         log.info(
             "session {id} of {user!r} in {realm} begins: {method} over {transport} ({dialect}) from {address}",
@@ -155,13 +161,21 @@ class Sessions:
         connection.peer.watch(connection.overflowed, session.skip_frame)
 
     def resumable(self, wanted: Resume) -> Session | None:
-        """The session that ``wanted`` may take up again, or None."""
+        """The session that ``wanted`` may take up again, or None.
+
+        One that its owner asks for and that lacks something cannot be resumed any more: it ends, so that it does not
+        hold registrations and subscriptions against the session that takes its place.
+        """
         session = self._hub.sessions.get(wanted.session)
         if session is None or not session.secret_hash:
             return None
         if not hmac.compare_digest(session.secret_hash, _hash(wanted.secret)):
             return None
-        return session if session.can_resume(wanted.received) else None
+        if session.can_resume(wanted.received):
+            return session
+        if wanted.received <= session.sent:
+            self.close(session, kinds.REPLACED, "it cannot be resumed, another takes its place")
+        return None
 
     def resume(self, session: Session, connection: Connection, hello: Hello) -> None:
         """Go on with ``session`` on a new connection: welcome, then what the client lacks."""
@@ -201,7 +215,8 @@ class Sessions:
             self.end(session, f"{text}; too many sessions wait to be resumed")
             return
         self.detached += 1
-        session.window = hub.wheel.after(timing.resume_window_s, lambda: self.end(session, f"{text}; not resumed"))
+        window = hub.wheel.after(timing.resume_window_s, lambda: self.end(session, f"{text}; not resumed"))
+        session.window = window
         self._router.procedures.vanished(session, unsent)
         grace_s = hub.config.limits.provider_grace_s
         if not session.pending:
@@ -209,10 +224,11 @@ class Sessions:
         if grace_s <= 0:
             self._router.procedures.lost(session)
         else:
-            hub.wheel.after(grace_s, lambda: self._grace_over(session))
+            hub.wheel.after(grace_s, lambda: self._grace_over(session, window))
 
-    def _grace_over(self, session: Session) -> None:
-        if session.peer is None:
+    def _grace_over(self, session: Session, window: Timed) -> None:
+        """It is away for ``provider_grace_s``; not when it came back, also if it left again since."""
+        if session.window is window:
             self._router.procedures.lost(session)
 
     # --- end ------------------------------------------------------------------------------------------------------
@@ -267,6 +283,8 @@ class Sessions:
 
     def bind(self, session: Session, user: str) -> None:
         """Speak for ``user`` ('' for nobody) from now on, with the permissions the session has."""
+        if user:
+            check_user(user)
         permissions = session.identity.permissions.bound_to(user)
         self.rebind(session, attrs.evolve(session.identity, user=user, permissions=permissions))
 

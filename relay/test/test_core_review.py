@@ -1,0 +1,154 @@
+"""What a hostile reader tried against the core: each test is a way in, or a way to a wrong answer, that is shut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay import errors
+from relay.config import ChannelRule, Config, Limits, Permit
+from relay.core.identity import Identity
+from relay.core.outbox import Outbox
+from relay.core.permissions import permissions_for
+from relay.test.core_fixture import Core, Guest
+from relay.wire import kinds
+from relay.wire.message import Message
+
+
+def error_of(message: Message) -> int | None:
+    """The error's number; None for a reply."""
+    number: int | None = message.get(kinds.ERROR_CODE)
+    return number
+
+
+class Resuming(SynchronousTestCase):
+    """Sessions that are resumed, or cannot be."""
+
+    def device(self, core: Core, **more: Any) -> tuple[Guest, dict[str, Any]]:
+        """A client that may resume, and the ``resume`` that it would say."""
+        guest = Guest(core)
+        welcome = guest.hello(user="p", features=["resume"], **more)
+        return guest, {"session": welcome.session, "secret": welcome.secret, "received": 0}
+
+    def test_what_cannot_be_resumed_ends(self):
+        """A session whose owner comes back too late for it holds no registration against the one in its place."""
+        core = Core()
+        guest, resume = self.device(core)
+        guest.send(kinds.REGISTER, "work")
+        guest.vanish()
+        other = core.guest("x")
+        for _ in range(12):
+            other.send(kinds.PUSH, "r", b"z" * 100_000, user="p")
+        again = Guest(core)
+        welcome = again.hello(user="p", features=["resume"], resume=resume)
+        self.assertFalse(welcome.resumed)
+        self.assertIsNone(error_of(again.answer(again.send(kinds.REGISTER, "work"))))
+        self.assertEqual(core.sessions.detached, 0)
+
+    def test_a_wrong_secret_ends_nothing(self):
+        """Only its owner can give a session up."""
+        core = Core()
+        guest, resume = self.device(core)
+        Guest(core).hello(user="p", resume={**resume, "secret": "guess", "received": 99})
+        self.assertIsNone(guest.peer.closed)
+        self.assertIn(resume["session"], core.hub.sessions)
+
+    def test_metadata_counts_as_kept(self):
+        """Thousands of metadata entries in small frames cannot take many times ``resume_bytes_max``."""
+        core = Core()
+        guest, _ = self.device(core)
+        session = guest.connection.session
+        metadata = {f"{number:x}": "v" for number in range(1000)}
+        other = core.guest("x")
+        for _ in range(20):
+            other.send(kinds.PUSH, "r", user="p", metadata=metadata)
+        self.assertLess(len(session.unacked), 10)
+        guest.send(kinds.PONG, seq=0, received=session.sent)
+        self.assertEqual((len(session.unacked), session.unacked_bytes), (0, 0))
+
+    def test_grace_begins_with_each_loss(self):
+        """A provider that came back and left again has its whole time once more."""
+        core = Core(Config(limits=Limits(provider_grace_s=10)))
+        guest, resume = self.device(core)
+        guest.send(kinds.REGISTER, "work")
+        caller = core.guest("x")
+        seq = caller.send(kinds.PULL, "work")
+        guest.vanish()
+        core.pass_time(8)
+        again = Guest(core)
+        self.assertTrue(again.hello(resume=resume).resumed)
+        again.vanish()
+        core.pass_time(8)
+        self.assertEqual(caller.take(kinds.ERROR), [])
+        core.pass_time(3)
+        self.assertEqual(error_of(caller.answer(seq)), errors.ProviderLost.code)
+
+    def test_closing_writes_a_pull_that_was_not_refused(self):
+        """A slow provider that is closed gets what waited for it: its caller is not told that nothing was done."""
+        core = Core()
+        guest, _ = self.device(core)
+        written: list[bytes] = []
+        box = Outbox(core.flusher, written.append, core.config.slow, lambda: None)
+        peer = guest.peer
+        peer.send = box.send  # type: ignore[method-assign]  # the real queue before the transport
+        peer.unsent = box.unsent  # type: ignore[method-assign]
+        peer.close = lambda reason, text="": box.close()  # type: ignore[method-assign]
+        guest.send(kinds.REGISTER, "work")
+        box.flush()
+        box.pauseProducing()
+        caller = core.guest("x")
+        seq = caller.send(kinds.PULL, "work", b"do it once")
+        guest.connection.close(kinds.SLOW_CONSUMER)
+        self.assertIn(b"do it once", b"".join(written))
+        core.pass_time(1)
+        self.assertEqual(error_of(caller.answer(seq)), errors.ProviderLost.code)
+
+    def test_too_many_server_subscriptions_leave_nothing(self):
+        """A session that cannot have its server-side subscriptions is refused and gone."""
+        core = Core(Config(limits=Limits(subscriptions_max=1)))
+        core.identify = lambda hello, peer: Identity(
+            "p", "default", permissions_for(Permit(), "p"), "test", subscriptions=("a", "b")
+        )
+        guest = Guest(core)
+        guest.send(kinds.HELLO, "", {"features": ["resume"]}, seq=0)
+        self.assertEqual(guest.peer.closed, kinds.LIMIT)
+        self.assertEqual((core.hub.sessions, core.hub.realms, core.sessions.detached), ({}, {}, 0))
+
+
+class Permissions(SynchronousTestCase):
+    """What a client may not see or be."""
+
+    def test_presence_that_is_off(self):
+        """Subscribing does not show the members of a channel whose presence is off."""
+        core = Core(Config(channels=(ChannelRule(pattern="secret.*", presence=False),)))
+        core.guest("ann").send(kinds.SUBSCRIBE, "secret.1")
+        bob = core.guest("bob")
+        answer = bob.answer(bob.send(kinds.SUBSCRIBE, "secret.1", {"presence": True}))
+        self.assertEqual(error_of(answer), errors.Unsupported.code)
+        self.assertNotIn(b"ann", answer.body)
+
+    def test_roles_are_short(self):
+        """A role is 1-255 bytes without control characters: it is kept and shown to others."""
+        core = Core()
+        guest = core.guest("ann")
+        for role in ("r" * 256, "a\nb"):
+            answer = guest.answer(guest.send(kinds.SUBSCRIBE, "room", {"role": role}))
+            self.assertEqual(error_of(answer), errors.BadName.code)
+
+    def test_bind_to_what_is_no_user(self):
+        """``bind`` takes only names that a user can have."""
+        core = Core(permit=Permit(bind=("**",)))
+        guest = core.guest("ann")
+        for user in ("u" * 256, "a\nb"):
+            self.assertEqual(error_of(guest.answer(guest.send(kinds.BIND, "", {"user": user}))), errors.BadName.code)
+        self.assertEqual(guest.connection.session.user, "ann")
+
+    def test_own_name_is_not_its_escape(self):
+        """``{user}`` of ann.x does not reach the other user who is called ann%2Ex."""
+        core = Core(permit=Permit(push=("{user}",)))
+        other = core.guest("ann%2Ex")
+        guest = core.guest("ann.x")
+        self.assertEqual(error_of(guest.answer(guest.send(kinds.PUSH, "r", user="ann%2Ex"))), errors.Denied.code)
+        self.assertIsNone(error_of(guest.answer(guest.send(kinds.PUSH, "r", user="ann.x"))))
+        self.assertEqual(other.take(), [])
