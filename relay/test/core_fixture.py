@@ -148,8 +148,7 @@ class Core:
         self.clock = Clock()
         self.config = config or Config()
         self.permit = permit
-        # Any: stands for relay.hooks.Hooks.
-        self.hooks: Any = SimpleNamespace(**{**dict.fromkeys(NO_HOOKS), **hooks})
+        self.hooks = _hooks(hooks)
         self.flusher = Flusher(lambda f: self.clock.callLater(0, f))
         self.hub = Hub(self.config, self.clock, self.flusher, LocalDirectory(), self.hooks, lambda: 1e9 + self.now)
         self.rng = random.Random(7)
@@ -178,3 +177,7 @@ class Core:
     def pass_time(self, seconds: float) -> None:
         """Let time pass, tick by tick."""
         self.clock.pump([0.05] * round(seconds / 0.05))
+
+
+def _hooks(hooks: dict[str, Any]) -> Any:  # Any: stands for relay.hooks.Hooks
+    return SimpleNamespace(**{**dict.fromkeys(NO_HOOKS), **hooks})
