@@ -179,9 +179,15 @@ func (m *mqtt) parse(data []byte, ev *event) (int, error) {
 }
 
 // WAMP over RawSocket with JSON. The body is a string.
-type wamp struct{ opened, joined bool }
+type wamp struct {
+	opened, joined bool
+	user           string
+}
 
-func (w *wamp) open(dst []byte, user string) []byte { return append(dst, 0x7F, 0xF1, 0, 0) }
+func (w *wamp) open(dst []byte, user string) []byte {
+	w.user = user
+	return append(dst, 0x7F, 0xF1, 0, 0)
+}
 
 func (w *wamp) frame(dst []byte, format string, values ...any) []byte {
 	return framed(dst, func(d []byte) []byte { return fmt.Appendf(d, format, values...) })
@@ -235,8 +241,14 @@ func (w *wamp) parse(data []byte, ev *event) (int, error) {
 	switch kind {
 	case 2:
 		ev.kind = ready
+		if w.user != "" {
+			ev.kind, ev.answer = nothing, w.subscribe(nil, "bench.user."+w.user)
+		}
 	case 33, 65:
 		ev.kind = ack
+		if w.user != "" && !w.joined {
+			w.joined, ev.kind = true, ready
+		}
 	case 36:
 		ev.kind = delivery
 	case 68:
