@@ -1,7 +1,8 @@
 """What a node does when it is told by signals.
 
     SIGTERM, SIGINT   drain: admit nobody, say goodbye to everybody, stop; exit status 0. A second one stops at once.
-    SIGHUP            read the configuration again and apply what can change live
+    SIGHUP            read the configuration again and apply what can change live; not while draining, when listeners
+                      that are closed must stay closed
 
 twistd sends itself the signal that stopped its reactor (status 143), so the node has handlers of its own while it runs;
 they only wake the reactor, which does the rest in its own thread of control.
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 log = Logger()
@@ -44,15 +47,23 @@ class Signals:
             signal.signal(number, handler)
         self._before.clear()
 
+    def stop(self) -> None:
+        """Stop the reactor; a further signal, or the end of a drain, may find it stopping already."""
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
+
     def _caught(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._act, number)
 
     def _act(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._reload()
+            if self._draining:
+                log.info("SIGHUP: nothing is read while draining")
+            else:
+                self._reload()
         elif self._draining:
             log.info("stopping at once")
-            self._reactor.stop()
+            self.stop()
         else:
             self._draining = True
             log.info("{name}: draining", name=signal.Signals(number).name)

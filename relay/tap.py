@@ -179,7 +179,9 @@ class Node(MultiService):
         parts.draining = True
         for service in self.listeners.values():
             service.stop_accepting().addErrback(lambda failure: log.failure("closing a listener", failure))
-        parts.gate.drain().addBoth(lambda _: parts.reactor.stop())
+        assert self._signals is not None
+        signals = self._signals
+        parts.gate.drain().addBoth(lambda _: signals.stop())
 
     def _reload(self) -> None:
         """Read the configuration again; what is wrong with it is logged, and nothing changes."""
