@@ -102,13 +102,11 @@ class Hub:
         if fields is None:
             return None
         metadata = fields.get(kinds.METADATA)
-        if metadata is not None:
-            if any(key.startswith("relay.") for key in metadata):
-                raise errors.BadBody("metadata keys that begin with relay. are the server's own")
-            # Lengths in characters are no more than in bytes, and a fixed frame limit stands behind them.
-            if sum(map(len, metadata)) + sum(map(len, metadata.values())) > self.config.limits.metadata_bytes_max:
-                raise errors.LimitExceeded(f"metadata is over {self.config.limits.metadata_bytes_max} bytes")
+        if metadata is not None and any(key.startswith("relay.") for key in metadata):
+            raise errors.BadBody("metadata keys that begin with relay. are the server's own")
         kept = {number: value for number, value in fields.items() if number in which}
+        if sum(map(_field_bytes, kept.values())) > self.config.limits.metadata_bytes_max:
+            raise errors.LimitExceeded(f"metadata and fields are over {self.config.limits.metadata_bytes_max} bytes")
         return kept or None
 
     # --- out ------------------------------------------------------------------------------------------------------
@@ -138,6 +136,8 @@ class Hub:
         flags = DROPPABLE if policy is None else DROPPABLE | POLICIES[policy]
         reached = 0
         bytes_out = 0
+        # Neighbours mostly share an encoding: the dict is asked only where it changes.
+        encoding, frame, size = -1, b"", 0
         for session in receivers:
             if session is skip:
                 continue
@@ -146,12 +146,14 @@ class Hub:
             session.sent += 1
             peer = session.peer
             if peer is not None:
-                encoding = peer.encoding
-                frame = frames.get(encoding)
-                if frame is None:
-                    frame = frames[encoding] = ENCODERS[encoding](message)
+                if peer.encoding != encoding:
+                    encoding = peer.encoding
+                    if encoding not in frames:
+                        frames[encoding] = ENCODERS[encoding](message)
+                    frame = frames[encoding]
+                    size = len(frame)
                 peer.send(frame, key, flags)
-                bytes_out += len(frame)
+                bytes_out += size
                 reached += 1
             elif session.unacked is not None:
                 reached += 1
@@ -218,3 +220,12 @@ def error_message(error: errors.RelayError, seq: int, name: str = "") -> Message
         body = encode_body({"message": str(error), "data": error.data}, kinds.JSON)
         return Message(kinds.ERROR, name, body, kinds.JSON, 0, seq, fields)
     return Message(kinds.ERROR, name, str(error).encode(), kinds.TEXT, 0, seq, fields)
+
+
+def _field_bytes(value: object) -> int:
+    """About what a field takes on the wire, never less: with the server's own fields it must fit into a frame's."""
+    if isinstance(value, str):
+        return len(value.encode()) + 3
+    if isinstance(value, dict):
+        return sum(len(key.encode()) + len(each.encode()) + 3 for key, each in value.items()) + 3
+    return 11
