@@ -287,7 +287,9 @@ class Limits(_Section, frozen=True, kw_only=True):
     subscriptions_max: Annotated[Positive, Meta(description="subscriptions")] = 10_000
     registrations_max: Annotated[Positive, Meta(description="procedures that a session provides")] = 1000
     pending_pulls_max: Annotated[Positive, Meta(description="pulls without their answer yet, each way")] = 10_000
-    metadata_bytes_max: Annotated[Positive, Meta(description="metadata of a message, keys and values")] = 8192
+    metadata_bytes_max: Annotated[
+        int, Meta(gt=0, le=49_152, description="metadata and other fields of a message, keys and values")
+    ] = 8192
     inflate_ratio_max: Annotated[
         Positive, Meta(description="a body without its transfer filters is at most this many times larger")
     ] = 100

@@ -95,14 +95,15 @@ class Publishing(SynchronousTestCase):
 
     def test_metadata(self):
         """Metadata goes along; the server's own keys and too much of it are refused."""
-        core = Core(Config(limits=Limits(metadata_bytes_max=20)))
+        core = Core(Config(limits=Limits(metadata_bytes_max=30)))
         ann, bob = core.guest("ann"), core.guest("bob")
         bob.send(kinds.SUBSCRIBE, "c")
         bob.take()
         ann.send(kinds.PUBLISH, "c", b"", metadata={"k": "v"})
         self.assertEqual(bob.take()[0].get(kinds.METADATA), {"k": "v"})
         self.assertEqual(error_of(ann, ann.send(kinds.PUBLISH, "c", b"", metadata={"relay.x": ""})), 14)
-        self.assertEqual(error_of(ann, ann.send(kinds.PUBLISH, "c", b"", metadata={"k": "v" * 20})), 41)
+        self.assertEqual(error_of(ann, ann.send(kinds.PUBLISH, "c", b"", metadata={"k": "v" * 30})), 41)
+        self.assertEqual(error_of(ann, ann.send(kinds.PUBLISH, "c", b"", conflation_key="k" * 65_000)), 41)
         self.assertEqual(bob.take(), [])
 
     def test_filters_are_undone_for_who_cannot(self):

@@ -152,7 +152,9 @@ export function encodeMessage(message) {
   if (message.flags?.length) out.flags = message.flags;
   for (const key in message) if (key in FIELDS && message[key] !== undefined) out[key] = message[key];
   for (const key of ["body", "text", "data", "codec"]) if (message[key] !== undefined) out[key] = message[key];
-  return JSON.stringify(out);
+  const text = JSON.stringify(out);
+  // Half a surrogate pair (somebody typed, or cut, half an emoji) is no text: it becomes U+FFFD.
+  return /\\ud[89a-f]/i.test(text) ? JSON.stringify(out, (_, value) => value?.toWellFormed?.() ?? value) : text;
 }
 
 function toBase64(bytes) {
