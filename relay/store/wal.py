@@ -183,7 +183,8 @@ class WriteAheadLog:
     def submit(
         self, writes: Sequence[GroupWrite], done: Callable[[], object] | None = None, *, must_sync: bool = True
     ) -> None:
-        """Queue ``writes``; ``done`` is called by ``complete`` when all of them are durable and can be read.
+        """Queue ``writes``, at most one with entries for each group; ``done`` is called by ``complete`` when all of
+        them are durable and can be read.
 
         Without ``must_sync`` they wait for a submission that has it, or for the queue to be half full: meant for what
         may be lost, as a commit index alone. Raises LogFull, LogStopped, LimitExceeded, and ValueError for what does
