@@ -142,8 +142,12 @@ class Node(MultiService):
     def _add(self, listener: Listener) -> ListenerService:
         assert self.parts is not None
         service = self.parts.listener(self.config, listener)
+        try:
+            service.setServiceParent(self)  # type: ignore[no-untyped-call]  # twisted's is untyped
+        except ConfigError:
+            service.disownServiceParent()  # type: ignore[no-untyped-call]  # as above
+            raise
         self.listeners[listener.label] = service
-        service.setServiceParent(self)  # type: ignore[no-untyped-call]  # twisted's is untyped
         return service
 
     def _running(self) -> None:
@@ -204,22 +208,34 @@ class Node(MultiService):
             log.warn("these need a restart: {restart}", restart=", ".join(restart))
 
     def _relisten(self, config: Config) -> None:
-        """Listeners that are gone stop accepting, new ones start, the others take what changed."""
+        """Listeners that are gone stop accepting, new ones start, the others take what changed.
+
+        One that cannot is logged and tried again by the next reload; it does not keep the others from theirs.
+        """
         parts = self.parts
         assert parts is not None
         wanted = {each.label: each for each in config.listeners}
         closing = []
         for name, service in list(self.listeners.items()):
             listener = wanted.get(name)
-            if listener is None or not service.reconfigure(listener, config.limits, config.timing, config.slow):
+            try:
+                stays = listener and service.reconfigure(listener, config.limits, config.timing, config.slow)
+            except ConfigError as error:
+                log.error("listener {name} stays as it was: {error}", name=name, error=str(error))
+                continue
+            if not stays:
                 del self.listeners[name]
                 closing.append(maybeDeferred(service.disownServiceParent))
         parts.use_listeners(config.listeners)
 
         def add(_: object) -> None:
             for name, listener in wanted.items():
-                if name not in self.listeners:
+                if name in self.listeners:
+                    continue
+                try:
                     self._add(listener)
+                except ConfigError as error:
+                    log.error("listener {name} does not start: {error}", name=name, error=str(error))
 
         def failed(failure: Failure) -> None:
             log.error("a listener was not changed: {error}", error=failure.getErrorMessage())

@@ -197,6 +197,8 @@ class ListenerService(Service):
             return False
         if (listener.tls is None) != (old.tls is None) or listener.protocols != old.protocols:
             return False
+        if (listener.http.page, listener.http.metrics) != (old.http.page, old.http.metrics):
+            return False  # another tree of resources
         if self.contexts is not None and listener.tls is not None and listener.tls != old.tls:
             self.contexts.configure(listener.tls)
         entrance.listener = listener

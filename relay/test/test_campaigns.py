@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+import urllib.error
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -75,6 +77,27 @@ class Running(SynchronousTestCase):
             node.signal(signal.SIGHUP)
             self.wait_for(node, "was not taken over")
             self.assertTrue(node.ready())
+
+    def test_reload_with_an_address_in_use(self):
+        """A listener that cannot listen does not keep the others from theirs, and is tried again by the next reload."""
+        with running() as node, socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+            path = Path(node.folder / "more.sock")
+            node.config["listeners"][0]["http"] = {"metrics": False}
+            more = [{"name": "one", "address": address}, {"name": "two", "address": f"unix:{path}"}]
+            node.config["listeners"] += more
+            node.write_config()
+            node.signal(signal.SIGHUP)
+            self.wait_for(node, "listener one does not start")
+            self.wait_for(node, "listening on unix:")
+            self.assertTrue(node.ready())
+            with self.assertRaises(urllib.error.HTTPError):
+                node.metrics()
+            taken.close()
+            node.signal(signal.SIGHUP)
+            self.wait_for(node, f"listening on {address}")
 
     def test_mistakes_are_one_line(self):
         """An address in use, a wrong key, a data directory that cannot be: one clear line and a status other than 0."""

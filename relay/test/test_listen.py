@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 
-from relay.config import Limits, Listener, Slow, Timing, Tls, WebSocket
+from relay.config import Http, Limits, Listener, Slow, Timing, Tls, WebSocket
 from relay.core.outbox import Flusher
 from relay.core.wheel import Wheel
 from relay.errors import ConfigError
@@ -334,6 +334,8 @@ class LiveTests(ListenCase):
             {"reuse_port": True},
             {"proxy_protocol": True},
             {"protocols": ("websocket",)},
+            {"http": Http(metrics=False)},
+            {"http": Http(page=False)},
             {"tls": Tls(certificate="a", key="b")},
         ):
             changed = msgspec.structs.replace(old, **changes)
