@@ -78,9 +78,11 @@ class Wheel:
 
     def add(self, timed: Timed, delay_s: float) -> None:
         """``timed.expire`` is called ``delay_s`` from now, at most a tick later; an earlier deadline of it is void."""
-        timed.cancel()
+        if timed.bucket is not None:
+            timed.cancel()
         slot = int((self._clock.seconds() + delay_s) / self.tick_s) + 1
-        slot = max(slot, self._slot + 1)
+        if slot <= self._slot:
+            slot = self._slot + 1
         bucket = self._buckets.get(slot)
         if bucket is None:
             bucket = self._buckets[slot] = {}

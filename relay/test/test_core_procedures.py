@@ -293,6 +293,23 @@ class Local(SynchronousTestCase):
         self.assertEqual((told, answer.done), ([1], True))
         self.assertEqual([code(m) for m in self.ann.take()], [34])
 
+    def test_deadline(self):
+        """A handler that waits too long is told to stop, and its caller hears of the deadline."""
+        seq = self.ann.send(kinds.PULL, "upper", b"wait", deadline_ms=1000)
+        (answer,) = self.upper.waiting
+        told: list[int] = []
+        answer.on_cancel = lambda: told.append(1)
+        self.core.pass_time(0.9)
+        self.assertEqual((self.ann.take(), told), ([], []))
+        self.core.pass_time(0.3)
+        self.assertEqual((code(self.ann.answer(seq)), told), (33, [1]))
+
+    def test_an_answer_at_once_leaves_no_deadline(self):
+        """A handler that has answered is not waited for: nothing of it stays on the wheel."""
+        before = len(self.core.hub.wheel)
+        self.ann.answer(self.ann.send(kinds.PULL, "upper", b"hi"))
+        self.assertEqual(len(self.core.hub.wheel), before)
+
     def test_filters_and_metadata(self):
         """A handler gets the body unwrapped; what a client may not send is refused before it."""
         wrapped = wrap(b"hi", [kinds.GZIP])
