@@ -156,11 +156,10 @@ class Session:
                     self.unacked[index] = Message(kinds.CANCEL, seq=seq)
                     return
 
-    def skip_frame(self, count: int) -> bytes:
-        """The frame that tells the client of ``count`` frames left out."""
+    def skip_frame(self, encoding: int, count: int) -> bytes:
+        """The frame that tells a peer of ``encoding`` of ``count`` frames left out; it may be the session's no more."""
         self.hub.metrics.drops += count
-        assert self.peer is not None
-        return ENCODERS[self.peer.encoding](Message(kinds.PONG, fields={kinds.SKIPPED: count}))
+        return ENCODERS[encoding](Message(kinds.PONG, fields={kinds.SKIPPED: count}))
 
     def new_seq(self) -> int:
         """A number for a request to the client: 1 … 2^32-1, not one that is under way."""

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -158,7 +159,10 @@ class Sessions:
         connection.take(session)
         session.peer = connection.peer
         self.connections[session] = connection
-        connection.peer.watch(connection.overflowed, session.skip_frame)
+        peer = connection.peer
+        peer.watch(connection.overflowed, partial(session.skip_frame, peer.encoding))
+        if session in self._router.held:
+            peer.pause("hook")
 
     def resumable(self, wanted: Resume) -> Session | None:
         """The session that ``wanted`` may take up again, or None.

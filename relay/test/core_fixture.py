@@ -53,6 +53,7 @@ class FakePeer:
         self.broken = False
         self.held = 0
         self.overflowed: Callable[[], None] | None = None
+        self.skip_frame: Callable[[int], bytes] | None = None
         self.sent: list[tuple[bytes, str | None, int]] = []
 
     def send(self, frame: bytes, key: str | None = None, flags: int = 0) -> None:
@@ -73,6 +74,7 @@ class FakePeer:
     def watch(self, overflowed: Callable[[], None], skip_frame: Callable[[int], bytes]) -> None:
         """Remember."""
         self.overflowed = overflowed
+        self.skip_frame = skip_frame
 
     def pause(self, why: str) -> None:
         """Remember."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay import errors
-from relay.config import ChannelRule, Config, Limits, Permit
+from relay.config import ChannelRule, Config, Limits, Permit, Slow
 from relay.core.identity import Identity
 from relay.core.outbox import Outbox
 from relay.core.permissions import permissions_for
@@ -114,6 +115,52 @@ class Resuming(SynchronousTestCase):
         guest.send(kinds.HELLO, "", {"features": ["resume"]}, seq=0)
         self.assertEqual(guest.peer.closed, kinds.LIMIT)
         self.assertEqual((core.hub.sessions, core.hub.realms, core.sessions.detached), ({}, {}, 0))
+
+
+class Conversations(SynchronousTestCase):
+    """Connections and hooks at their edges."""
+
+    def test_resumed_behind_a_hook(self):
+        """A session that is resumed while a hook of its is under way is not read from until that is over."""
+        answer: Deferred[Message] = Deferred()
+        core = Core(before_message=lambda session, message: answer if message.name == "slow" else message)
+        guest = Guest(core)
+        welcome = guest.hello(user="ann", features=["resume"])
+        guest.send(kinds.SUBSCRIBE, "slow")
+        guest.vanish()
+        again = Guest(core)
+        again.hello(resume={"session": welcome.session, "secret": welcome.secret, "received": 0})
+        self.assertEqual(again.peer.pauses, {"hook"})
+        answer.callback(Message(kinds.SUBSCRIBE, "slow", seq=1))
+        self.assertEqual(again.peer.pauses, set())
+
+    def test_closed_with_frames_left_out(self):
+        """A slow consumer is told of what was left out also when it is closed, and is closed."""
+        core = Core()
+        guest = core.guest("slow")
+        written: list[bytes] = []
+        box = Outbox(core.flusher, written.append, Slow(policy="drop_oldest", queue_bytes_max=1000), lambda: None)
+        peer = guest.peer
+        connection = guest.connection
+        box.on_overflow = connection.overflowed
+        assert peer.skip_frame is not None
+        box.skip_frame = peer.skip_frame
+        closed: list[int] = []
+        peer.send = box.send  # type: ignore[method-assign]  # the real queue before the transport
+
+        def close(reason: int, text: str = "") -> None:
+            box.close()
+            closed.append(reason)
+
+        peer.close = close  # type: ignore[method-assign]
+        box.pauseProducing()
+        other = core.guest("x")
+        for _ in range(20):
+            other.send(kinds.PUSH, "r", b"z" * 100, user="slow")
+        connection.close(kinds.KICKED)
+        self.assertEqual(closed, [kinds.KICKED])
+        self.assertGreater(core.hub.metrics.drops, 0)
+        self.assertEqual(len(written), 1)
 
 
 class Permissions(SynchronousTestCase):
