@@ -55,12 +55,12 @@ class Pending(Timed):
         """Hand a reply or an error to the caller; without ``more`` it is the end."""
         if self.done:
             return
-        fields = self.hub.forwarded(message.fields, FORWARDED_IN_REPLIES)
+        fields = None if message.fields is None else self.hub.forwarded(message.fields, FORWARDED_IN_REPLIES)
         if message.kind == kinds.ERROR and (fields is None or kinds.ERROR_CODE not in fields):
             fields = {**(fields or {}), kinds.ERROR_CODE: errors.APPLICATION_CODE_MIN}
         flags = message.flags & REPLY_FLAGS if message.kind == kinds.REPLY else 0
         reply = Message(message.kind, "", message.body, message.codec, flags, self.seq, fields)
-        if self.caller is not None:
+        if fields is not None and self.caller is not None:
             reply = self.hub.fit(reply, self.caller)
         if not flags & kinds.MORE:
             self.finish()
@@ -93,7 +93,8 @@ class Pending(Timed):
     def finish(self) -> None:
         """Out of all tables."""
         self.done = True
-        self.cancel()
+        if self.bucket is not None:
+            self.cancel()
         if self.caller is not None and self.caller.calls.get(self.seq) is self:
             del self.caller.calls[self.seq]
 

@@ -54,6 +54,10 @@ class Procedure:
 
     def choose(self, message: Message, random: Callable[[], float]) -> Registration | None:
         """The provider to ask; one that is detached is passed over; None when nobody is left."""
+        # Fast path: one provider, and the caller does not name it.
+        if len(self.providers) == 1 and message.fields is None:
+            only = self.providers[0]
+            return only if only.session.peer is not None else None
         wanted = message.get(kinds.PROVIDER)
         here = [
             each
@@ -177,10 +181,11 @@ class Procedures:
     ) -> None:
         if len(provider.pending) >= self._hub.config.limits.pending_pulls_max:
             raise errors.LimitExceeded("the provider has as many unanswered pulls as it may", temporary=True)
-        fields = self._hub.forwarded(message.fields)
+        fields = None if message.fields is None else self._hub.forwarded(message.fields)
         flags = message.flags & FORWARDED_FLAGS
         asked = Message(kinds.PULL, message.name, message.body, message.codec, flags, 0, fields, session.sender)
-        asked = self._hub.fit(asked, provider)
+        if fields is not None:
+            asked = self._hub.fit(asked, provider)
         pending = RoutedPull(self._hub, session, message.seq, provider, registration)
         asked.seq = pending.provider_seq
         self._hub.wheel.add(pending, deadline_s)
