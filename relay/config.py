@@ -296,6 +296,9 @@ class Limits(_Section, frozen=True, kw_only=True):
     held_frames_max: Annotated[Positive, Meta(description="frames that wait behind a hook that suspends")] = 1000
     channels_max: Annotated[Positive, Meta(description="channels and patterns with members, of the node")] = 1_000_000
     channel_members_max: Annotated[Positive, Meta(description="members of one channel")] = 1_000_000
+    memberships_max: Annotated[
+        Positive, Meta(description="users that code in the node made members of channels, in all")
+    ] = 100_000
     presence_list_max: Annotated[Positive, Meta(description="members that one presence answer lists")] = 1000
     info_bytes_max: Annotated[Positive, Meta(description="what a member tells others about itself, as JSON")] = 1024
     sessions_per_user_max: Annotated[Positive, Meta(description="sessions of one user")] = 1000

@@ -153,6 +153,19 @@ class INode(Interface):
         ``Conflict`` for a device that the user has already, ``LimitExceeded``, ``NoReceiver`` for one that has ended.
         """
 
+    def subscribe(session: Any, channel: str, role: str = "") -> None:  # Any: as above
+        """Make a session a member of a channel or pattern. Raises ``BadName``, ``LimitExceeded``, ``NoReceiver``."""
+
+    def unsubscribe(session: Any, channel: str) -> bool:  # Any: as above
+        """End a session's membership; False when there was none."""
+
+    def subscribe_user(realm: str, user: str, channel: str, role: str = "") -> None:
+        """Make a user a member of a channel or pattern: all sessions, present and future, while this node runs.
+        Raises ``BadName``, ``LimitExceeded``."""
+
+    def unsubscribe_user(realm: str, user: str, channel: str) -> bool:
+        """End a user's membership; False when there was none."""
+
 
 class IDirectory(Interface):
     """Who is interested, on this node and (in a cluster) on others. One node: nothing to tell."""

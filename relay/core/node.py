@@ -12,7 +12,9 @@ from relay import errors
 from relay.core.pending import NodePull
 from relay.interfaces import INode
 from relay.wire import kinds
+from relay.wire.handshake import SubscribeOptions
 from relay.wire.message import Message
+from relay.wire.names import check_pattern
 
 if TYPE_CHECKING:
     from relay.core.hub import Hub
@@ -70,3 +72,22 @@ class NodeAccess:
         if session.ended:
             raise errors.NoReceiver("the session has ended")
         self._sessions.bind(session, user)
+
+    def subscribe(self, session: Session, channel: str, role: str = "") -> None:
+        """Make a session a member of a channel or pattern."""
+        if session.ended:
+            raise errors.NoReceiver("the session has ended")
+        check_pattern(channel)
+        self._router.channels.join(session, channel, SubscribeOptions(role=role))
+
+    def unsubscribe(self, session: Session, channel: str) -> bool:
+        """End a session's membership; False when there was none."""
+        return self._router.channels.part(session, channel)
+
+    def subscribe_user(self, realm: str, user: str, channel: str, role: str = "") -> None:
+        """Make a user a member: all sessions, present and future."""
+        self._sessions.join_user(realm, user, channel, role)
+
+    def unsubscribe_user(self, realm: str, user: str, channel: str) -> bool:
+        """End a user's membership; False when there was none."""
+        return self._sessions.part_user(realm, user, channel)

@@ -27,6 +27,7 @@ from relay.core.realm import Realm
 from relay.core.session import Session
 from relay.wire import filters, kinds
 from relay.wire.handshake import Hello, Limits, Resume, SubscribeOptions, Welcome, write
+from relay.wire.names import check_pattern
 
 if TYPE_CHECKING:
     from relay.core.connection import Connection
@@ -52,6 +53,9 @@ class Sessions:
         self._random_bytes = random_bytes
         self._count = 0
         self._tokens: dict[tuple[str, str], dict[Session, None]] = {}
+        self._memberships: dict[tuple[str, str], dict[str, str]] = {}
+        """Users that are members of channels, by realm and user: channel -> role."""
+        self._members = 0
         self.detached = 0
         self.connections: dict[Session, Connection] = {}
         """The open connection of each attached session."""
@@ -86,11 +90,11 @@ class Sessions:
         hub.metrics.sessions_started += 1
         self._attach(session, connection)
         subscriptions = self._server_side(session)
-        session.control(write(kinds.WELCOME, self._welcome(session, hello, secret, subscriptions)))
+        session.control(write(kinds.WELCOME, self._welcome(session, hello, secret, tuple(subscriptions))))
         self._watch_token(session)
         try:
-            for name in subscriptions:
-                self._router.channels.join(session, name, SubscribeOptions())
+            for name, role in subscriptions.items():
+                self._router.channels.join(session, name, SubscribeOptions(role=role))
         except errors.RelayError as error:
             self.close(session, kinds.LIMIT, str(error))
             self.end(session, str(error))
@@ -118,13 +122,44 @@ class Sessions:
         elif len(sessions) >= self._hub.config.limits.sessions_per_user_max:
             raise errors.LimitExceeded(f"{user} has as many sessions as a user may")
 
-    def _server_side(self, session: Session) -> tuple[str, ...]:
-        """The channels that the server subscribes for a session: of its identity, and of the rules for its user."""
-        wanted = dict.fromkeys(session.identity.subscriptions)
+    def _server_side(self, session: Session) -> dict[str, str]:
+        """The channels that the server subscribes for a session, with its role: of its identity, of the rules for its
+        user, and of the user's memberships."""
+        wanted = dict.fromkeys(session.identity.subscriptions, "")
         for rule in self._hub.config.channels:
             if session.user and session.user in rule.subscribe_for:
-                wanted[rule.pattern] = None
-        return tuple(wanted)
+                wanted[rule.pattern] = ""
+        wanted.update(self._memberships.get((session.realm.name, session.user), {}))
+        return wanted
+
+    # --- users as members -----------------------------------------------------------------------------------------
+
+    def join_user(self, realm: str, user: str, channel: str, role: str) -> None:
+        """Make a user a member of a channel: all sessions, present and future."""
+        check_pattern(channel)
+        channels = self._memberships.setdefault((realm, user), {})
+        if channel not in channels and self._members >= self._hub.config.limits.memberships_max:
+            raise errors.LimitExceeded("the node keeps as many memberships of users as it may")
+        self._members += channel not in channels
+        channels[channel] = role
+        for session in self._of(realm, user):
+            self._router.channels.join(session, channel, SubscribeOptions(role=role))
+
+    def part_user(self, realm: str, user: str, channel: str) -> bool:
+        """End a user's membership; False when there was none."""
+        channels = self._memberships.get((realm, user), {})
+        if channels.pop(channel, None) is None:
+            return False
+        self._members -= 1
+        if not channels:
+            del self._memberships[realm, user]
+        for session in self._of(realm, user):
+            self._router.channels.part(session, channel)
+        return True
+
+    def _of(self, realm: str, user: str) -> list[Session]:
+        place = self._hub.realms.get(realm)
+        return [] if place is None else list(place.users.get(user, ()))
 
     def _welcome(self, session: Session, hello: Hello, secret: str, subscriptions: tuple[str, ...]) -> Welcome:
         hub = self._hub
@@ -298,13 +333,17 @@ class Sessions:
             raise errors.Denied("a session stays in its realm")
         if identity.user != session.user:
             self._make_room(session.realm, identity.user, session.device)
+        before = self._server_side(session)
         self._unwatch_token(session)
         session.realm.leave(session)
         session.bind(identity)
         session.realm.enter(session)
         self._watch_token(session)
-        for name in self._server_side(session):
-            self._router.channels.join(session, name, SubscribeOptions())
+        after = self._server_side(session)
+        for name in before.keys() - after.keys():
+            self._router.channels.part(session, name)
+        for name, role in after.items():
+            self._router.channels.join(session, name, SubscribeOptions(role=role))
 
     def revoke(self, realm: str, token_id: str) -> int:
         """Close all sessions of a token; returns how many."""

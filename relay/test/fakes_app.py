@@ -116,6 +116,7 @@ class FakeNode:
         self.published: list[tuple[str, Message]] = []
         self.told: list[tuple[str, str, str, Message]] = []
         self.bound: list[tuple[Any, str]] = []
+        self.members: dict[Any, tuple[str, str]] = {}
         self.later = False
 
     def push_session(self, session: Any, message: Message) -> None:
@@ -137,6 +138,18 @@ class FakeNode:
     def bind(self, session: Any, user: str) -> None:
         self.bound.append((session, user))
         session.user = user
+
+    def subscribe(self, session: Any, channel: str, role: str = "") -> None:
+        self.members[session] = (channel, role)
+
+    def unsubscribe(self, session: Any, channel: str) -> bool:
+        return self.members.pop(session, None) is not None
+
+    def subscribe_user(self, realm: str, user: str, channel: str, role: str = "") -> None:
+        self.members[realm, user] = (channel, role)
+
+    def unsubscribe_user(self, realm: str, user: str, channel: str) -> bool:
+        return self.members.pop((realm, user), None) is not None
 
 
 class ThreadlessReactor(Clock):

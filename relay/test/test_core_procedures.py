@@ -425,3 +425,31 @@ class NodeAsks(SynchronousTestCase):
         self.core.node.bind(self.session, "eve")
         self.assertEqual(self.core.node.push_user("default", "ann", "", Message(kinds.PUSH, "n")), (0, 0))
         self.assertEqual(self.core.node.push_user("default", "eve", "", Message(kinds.PUSH, "n")), (1, 1))
+
+    def test_members(self):
+        """A session or a user becomes a member with a role; a user's later sessions too, until it is one no longer."""
+        node = self.core.node
+        node.subscribe(self.session, "a", "host")
+        node.subscribe_user("default", "ann", "b.*", "guest")
+        self.assertEqual({name: each.options.role for name, each in self.session.subscriptions.items()},
+                         {"a": "host", "b.*": "guest"})  # fmt: skip
+        later = Guest(self.core)
+        self.assertEqual(later.hello(user="ann").subscriptions, ("b.*",))
+        node.bind(self.session, "eve")
+        self.assertEqual(list(self.session.subscriptions), ["a"])
+        self.assertEqual(node.publish("default", Message(kinds.PUBLISH, "b.1")), 1)
+        self.assertTrue(node.unsubscribe_user("default", "ann", "b.*"))
+        self.assertFalse(node.unsubscribe_user("default", "ann", "b.*"))
+        self.assertTrue(node.unsubscribe(self.session, "a"))
+        self.assertEqual(node.publish("default", Message(kinds.PUBLISH, "b.1")), 0)
+        self.assertEqual(self.core.hub.realms["default"].channels, {})
+
+    def test_memberships_are_bounded(self):
+        """At ``memberships_max`` the next is refused; one given up makes room."""
+        node = Core(Config(limits=Limits(memberships_max=1))).node
+        node.subscribe_user("default", "ann", "a")
+        node.subscribe_user("default", "ann", "a", "host")
+        with self.assertRaises(errors.LimitExceeded):
+            node.subscribe_user("default", "bob", "a")
+        node.unsubscribe_user("default", "ann", "a")
+        node.subscribe_user("default", "bob", "a")
