@@ -41,6 +41,9 @@ CLOSED: Final = 3
 EARLY_FRAMES_MAX: Final = 10_000
 """Frames sent before the welcome; reading is paused at the hello, so these came with it in one read."""
 
+RECEIVED_MAX: Final = 2**63
+"""Session frames that a client may claim to have sent; more could not be reported back."""
+
 PERIODS_TO_PING: Final = 2
 PERIODS_TO_CLOSE: Final = 5
 """The deadline of an open connection is half a heartbeat: ping after one of silence, close after two and a half."""
@@ -51,8 +54,8 @@ class Connection(Timed):
     """See the module. ``session`` is None until the identity is known."""
 
     __slots__ = (
-        "_bytes", "_debt", "_early", "_frames", "_gate", "_half_s", "_heard", "_silent", "_waiting", "peer", "session",
-        "state",
+        "_bytes", "_debt", "_early", "_frames", "_gate", "_half_s", "_heard", "_silent", "_waiting", "asked", "peer",
+        "session", "state",
     )  # fmt: skip
 
     def __init__(self, gate: Gate, peer: IPeer) -> None:
@@ -69,6 +72,8 @@ class Connection(Timed):
         self._bytes: TokenBucket | None = None
         self._debt: Call | None = None
         self._waiting: Deferred[None] | None = None
+        self.asked = False
+        """A plugin looks at the peer: frames wait, they may have come with the first bytes."""
 
     # --- IConnection ----------------------------------------------------------------------------------------------
 
@@ -84,18 +89,31 @@ class Connection(Timed):
         if kind >= kinds.SESSION_KIND_MIN and session is not None and self.state == OPEN:
             if self._frames is not None or self._bytes is not None:
                 self._pace(message)
+                if self.state != OPEN:
+                    return  # far over the rate: neither counted nor carried out
             session.count(message)
             gate.router.route(session, message)
         elif self.state == OPEN:
             self._connection_frame(message)
-        elif self.state == WAITING:
+        elif self.state == WAITING and not self.asked:
             self._first(message)
-        elif self.state == CHECKING:
-            assert self._early is not None
+        elif self.state != CLOSED:
+            if self._early is None:
+                self._early = []
             if len(self._early) >= EARLY_FRAMES_MAX:
                 self.close(kinds.PROTOCOL, "too many frames before the welcome")
             else:
                 self._early.append(message)
+
+    def go_on(self) -> None:
+        """Nobody is asked any more about the peer or its hello: what came meanwhile is next."""
+        self.asked = False
+        early, self._early = self._early, None
+        for message in early or ():
+            if self.state != CLOSED:
+                self._gate.metrics.frames_in[message.kind] -= 1  # counted when it came
+                self._gate.metrics.bytes_in[message.kind] -= len(message.body)
+                self.receive(message)
 
     def failed(self, error: errors.RelayError) -> None:
         """The dialect met broken input."""
@@ -119,8 +137,9 @@ class Connection(Timed):
         self._gate.metrics.closes[name] += 1
         self._gate.metrics.goodbyes += 1
         goodbye = Goodbye(reason, name, reconnect, reconnect_after_ms=after_ms, text=text)
-        self._send(write(kinds.GOODBYE, goodbye))
+        self._gate.metrics.frames_out[kinds.GOODBYE] += 1
         peer = self.peer
+        peer.send(ENCODERS[peer.encoding](write(kinds.GOODBYE, goodbye)), None, CONTROL)
         self._leave(f"{name}: {text}" if text else name, resumable=reconnect)
         peer.close(reason, text)
 
@@ -248,12 +267,7 @@ class Connection(Timed):
         self.set_pace()
         self._half_s = self._gate.hub.config.timing.heartbeat_for(hello.heartbeat_ms) / 2
         self._gate.hub.wheel.add(self, self._half_s)
-        early, self._early = self._early, None
-        for message in early or ():
-            if self.state == OPEN:
-                self._gate.metrics.frames_in[message.kind] -= 1  # counted when it came
-                self._gate.metrics.bytes_in[message.kind] -= len(message.body)
-                self.receive(message)
+        self.go_on()
 
     # --- open -----------------------------------------------------------------------------------------------------
 
@@ -268,6 +282,9 @@ class Connection(Timed):
                 self.close(kinds.PROTOCOL, f"{received} frames reported, {session.sent} were sent")
                 return
             session.received += message.get(kinds.SKIPPED, 0)
+            if session.received > RECEIVED_MAX:
+                self.close(kinds.PROTOCOL, "more frames left out than there can be")
+                return
             if kind == kinds.PING:
                 session.report(kinds.PONG, message.seq)
         elif kind == kinds.GOODBYE:
@@ -313,7 +330,3 @@ class Connection(Timed):
     def overflowed(self) -> None:
         """The peer does not take what is sent to it. Called in the middle of a delivery: closing comes after it."""
         self._gate.hub.clock.callLater(0, self.close, kinds.SLOW_CONSUMER)
-
-    def _send(self, message: Message) -> None:
-        self._gate.metrics.frames_out[message.kind] += 1
-        self.peer.send(ENCODERS[self.peer.encoding](message), None, CONTROL)

@@ -76,7 +76,10 @@ class Gate:
             self._addresses[peer.address] = self._addresses.get(peer.address, 0) + 1
         self.metrics.accepted[peer.listener] += 1
         self.hub.wheel.add(connection, self.hub.config.timing.handshake_timeout_s)
-        if self.hub.hooks.accept is not None:
+        if self._draining:
+            # It was admitted before, and was still being greeted.
+            self.hub.clock.callLater(0, connection.close, kinds.DRAIN, "the node stops")
+        elif self.hub.hooks.accept is not None:
             self._ask_hook(connection, self.hub.hooks.accept)
         return connection
 
@@ -89,11 +92,13 @@ class Gate:
             return
         if result is None:
             return
+        connection.asked = True
         connection.peer.pause("accept")
 
         async def wait() -> None:
             await result
             connection.peer.resume("accept")
+            connection.go_on()
 
         def refuse(failure: Failure) -> None:
             connection.refuse(failure.value)

@@ -92,6 +92,8 @@ class Router:
             self.suspend(session, message, result, self._route)
 
     def _route(self, session: Session, message: Message) -> None:
+        if session.ended:
+            return  # a hook closed it: nothing may enter the tables for it any more
         try:
             if message.fields is not None and kinds.REFUSE in message.fields:
                 raise errors.Unsupported(message.fields[kinds.REFUSE])
@@ -140,7 +142,11 @@ class Router:
                 error = errors.Refused("a hook failed")
             self._hub.refuse(session, message, error)
         elif not session.ended:
-            then(session, result if isinstance(result, Message) else message)
+            try:
+                then(session, result if isinstance(result, Message) else message)
+            except Exception:  # noqa: BLE001 - our mistake: one message fails, those behind it go on
+                log.failure("routing {kind} of {session!r}", kind=kinds.KINDS.get(message.kind), session=session)
+                self._hub.refuse(session, message, errors.InternalError())
         # The frames that waited, in order; one of them may suspend again, then the rest waits on.
         while waiting and not session.ended:
             if session in self.held:

@@ -12,6 +12,7 @@ from relay.config import ChannelRule, Config, Limits, Permit, Slow
 from relay.core.identity import Identity
 from relay.core.outbox import Outbox
 from relay.core.permissions import permissions_for
+from relay.core.session import Session
 from relay.test.core_fixture import Core, Guest
 from relay.wire import kinds
 from relay.wire.message import Message
@@ -119,6 +120,79 @@ class Resuming(SynchronousTestCase):
 
 class Conversations(SynchronousTestCase):
     """Connections and hooks at their edges."""
+
+    def test_far_over_the_rate(self):
+        """The frame for which a session is closed leaves nothing behind: no provider that can never answer."""
+        core = Core(Config(limits=Limits(frames_per_s_max=1, rate_delay_s_max=1.0)))
+        core.guest("keeps the realm")
+        guest = core.guest("ann")
+        realm = guest.connection.session.realm
+        for number in range(20):
+            if guest.peer.closed is None:
+                guest.send(kinds.REGISTER, f"p{number}")
+        self.assertEqual(guest.peer.closed, kinds.RATE)
+        self.assertEqual(realm.procedures, {})
+
+    def test_impossible_counts(self):
+        """A client cannot claim so many frames that their number fits no field."""
+        core = Core()
+        guest = core.guest("ann")
+        guest.send(kinds.PONG, seq=0, skipped=2**64 - 1)
+        self.assertEqual(guest.peer.closed, kinds.PROTOCOL)
+
+    def test_a_hello_waits_for_the_accept_hook(self):
+        """What came with a connection's first bytes is looked at when the hook let the peer in, and not before."""
+        for admit in (True, False):
+            answer: Deferred[None] = Deferred()
+            core = Core(accept=lambda peer, answer=answer: answer)
+            guest = Guest(core)
+            guest.send(kinds.HELLO, "", {"user": "ann"}, seq=0)
+            guest.send(kinds.SUBSCRIBE, "room")
+            self.assertEqual((core.hub.sessions, guest.got), ({}, []))
+            if admit:
+                answer.callback(None)
+                self.assertEqual([m.kind for m in guest.got], [kinds.WELCOME, kinds.REPLY])
+                self.assertEqual(core.hub.metrics.frames_in[kinds.HELLO], 1)
+            else:
+                answer.errback(errors.Denied("not you"))
+                self.assertEqual((len(core.hub.sessions), guest.peer.closed), (0, kinds.UNAUTHORIZED))
+
+    def test_a_mistake_behind_a_hook_costs_one_frame(self):
+        """When routing fails after a hook that suspended, the frames that waited are carried out all the same."""
+        answer: Deferred[Message] = Deferred()
+        core = Core(before_publish=lambda session, message: answer)
+        guest = core.guest("ann")
+        self.patch(core.router.channels, "send", lambda *_: 1 / 0)
+        first = guest.send(kinds.PUBLISH, "room")
+        second = guest.send(kinds.SUBSCRIBE, "room")
+        answer.callback(Message(kinds.PUBLISH, "room", seq=first))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(error_of(guest.answer(first)), errors.InternalError.code)
+        self.assertIsNone(error_of(guest.answer(second)))
+        self.assertEqual(guest.peer.pauses, set())
+
+    def test_closed_by_a_hook(self):
+        """A hook that closes the session of the message it looks at: the message is not carried out for the dead."""
+        core = Core()
+        core.guest("keeps the realm")
+        guest = core.guest("ann")
+        session = guest.connection.session
+
+        def kick(session: Session, message: Message) -> Message:
+            core.sessions.close(session, kinds.KICKED)
+            return message
+
+        core.hooks.before_message = kick
+        guest.send(kinds.REGISTER, "squat")
+        self.assertEqual((session.ended, session.realm.procedures), (True, {}))
+
+    def test_late_while_draining(self):
+        """A connection that was still being greeted when the drain began is told."""
+        core = Core()
+        core.gate.drain()
+        guest = Guest(core)
+        core.pass_time(0.1)
+        self.assertEqual(guest.goodbye().reason, kinds.DRAIN)
 
     def test_resumed_behind_a_hook(self):
         """A session that is resumed while a hook of its is under way is not read from until that is over."""
