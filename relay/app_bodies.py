@@ -100,6 +100,9 @@ class Arguments:
 def encode(value: Any, codec: int) -> tuple[bytes, int]:  # Any: what a handler returns
     """A result as body and codec: bytes as raw; else in the caller's codec where that is json or msgpack, a string as
     text, anything else as json. Raises what msgspec raises for a value that cannot be written."""
+    # Fast path: bytes are sent as they are, whatever the caller's codec.
+    if type(value) is bytes:
+        return value, kinds.RAW
     if codec == kinds.MSGPACK and not isinstance(value, (bytes, bytearray, memoryview)):
         return msgspec.msgpack.encode(value), kinds.MSGPACK
     if isinstance(value, str) and codec != kinds.JSON:

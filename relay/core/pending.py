@@ -173,7 +173,8 @@ class LocalPull(Pending):
             if not more:
                 self.finish()
             flags = kinds.MORE if more else 0
-            self.to_caller(Message(kinds.REPLY, "", body, codec, flags, self.seq, fields))
+            assert self.caller is not None  # only a session's pull is answered here
+            self.caller.send(Message(kinds.REPLY, "", body, codec, flags, self.seq, fields))
 
     def fail(self, error: errors.RelayError) -> None:
         """The handler's error."""
