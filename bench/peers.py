@@ -178,8 +178,9 @@ def go_module(path: str) -> None:
         subprocess.run([go, "mod", "init", "peers"], cwd=at, capture_output=True)
         got = subprocess.run([go, "get", f"{path}@latest"], cwd=at, capture_output=True, text=True, timeout=120)
         if got.returncode:
-            words = " ".join(got.stderr.split())
-            raise Missing(f"go get {path}@latest: {words[-FAILED_MAX:]}")
+            # What the module's server answered, without where it is.
+            words = " ".join(got.stderr.rpartition("server response:")[2].split())
+            raise Missing(f"go get {path}@latest failed: {words[-FAILED_MAX:]}")
     raise Missing("the module is to be had, but there is no driver for it yet")
 
 
