@@ -24,6 +24,8 @@ SECURITY: Final[dict[bytes, bytes]] = {
     b"content-security-policy": b"default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
+    # The module may be imported by pages of other sites; whether they may connect is the listener's list of origins.
+    b"access-control-allow-origin": b"*",
 }
 
 

@@ -120,6 +120,7 @@ class Procedures:
         limits = self._hub.config.limits
         if len(session.calls) >= limits.pending_pulls_max:
             raise errors.LimitExceeded(f"{limits.pending_pulls_max} pulls under way are the limit", temporary=True)
+        self._hub.rule(message.name)
         deadline_s = limits.deadline_s_default
         fields = message.fields
         wanted = message.name
@@ -130,6 +131,7 @@ class Procedures:
                 self._pull_session(session, message, deadline_s)
                 return
             wanted = fields.get(kinds.PROCEDURE, wanted)
+            self._hub.rule(wanted)
         if not session.identity.permissions.allows("call", wanted):
             raise errors.Denied(f"call of {wanted}")
         local, registration = self.find(session.realm, wanted, message)
@@ -143,7 +145,6 @@ class Procedures:
         elif registration is not None:
             self._ask(session, message, registration.session, registration, deadline_s)
         else:
-            names.check_name(wanted)
             raise errors.NoProvider(f"nobody provides {wanted}")
 
     def find(
@@ -166,10 +167,12 @@ class Procedures:
         return None, registration
 
     def _pull_session(self, session: Session, message: Message, deadline_s: float) -> None:
-        for target in targets(session, message):
-            self._ask(session, message, target, None, deadline_s)
-            return
-        raise errors.NoReceiver("nobody is there to be asked")
+        there = targets(session, message)
+        if not there:
+            raise errors.NoReceiver("nobody is there to be asked")
+        # The newest that has a connection; one that may come back only when there is no other.
+        target = next((each for each in there if each.peer is not None), there[0])
+        self._ask(session, message, target, None, deadline_s)
 
     def _ask(
         self,
@@ -275,13 +278,21 @@ class Procedures:
         for pending in list(provider.pending.values()):
             assert isinstance(pending, RoutedPull)
             if pending.index > provider.sent - unsent:
-                provider.withdraw(pending.provider_seq)
-                pending.refuse(errors.NoProvider("the provider left before it was asked", outcome="not_done"))
+                self._not_asked(provider, pending)
 
     def lost(self, provider: Session) -> None:
-        """It did not come back in time: what it was asked may or may not have been done."""
+        """It did not come back in time: what it was asked may or may not have been done, but for what was asked while
+        it was away."""
         for pending in list(provider.pending.values()):
-            pending.refuse(errors.ProviderLost())
+            assert isinstance(pending, RoutedPull)
+            if provider.peer is None and pending.index > provider.handed:
+                self._not_asked(provider, pending)
+            else:
+                pending.refuse(errors.ProviderLost())
+
+    def _not_asked(self, provider: Session, pending: RoutedPull) -> None:
+        provider.withdraw(pending.index, pending.provider_seq)
+        pending.refuse(errors.NoProvider("the provider left before it was asked", outcome="not_done"))
 
     def forget(self, caller: Session) -> None:
         """A caller's session has ended: nobody waits for its answers."""

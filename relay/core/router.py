@@ -22,7 +22,7 @@ from relay import errors
 from relay.core.channels import Channels
 from relay.core.hub import FORWARDED_FLAGS
 from relay.core.procedures import Procedures, targets
-from relay.wire import kinds, names
+from relay.wire import kinds
 from relay.wire.message import Message
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ class Router:
     def push(self, session: Session, message: Message) -> None:
         """Tell a user, a session, all, or a procedure."""
         hub = self._hub
+        hub.rule(message.name)
         fields = message.fields
         told = Message(
             kinds.PUSH, message.name, message.body, message.codec, message.flags & FORWARDED_FLAGS, 0,
@@ -216,6 +217,7 @@ class Router:
 
     def _push_procedure(self, session: Session, message: Message, told: Message) -> None:
         wanted = message.get(kinds.PROCEDURE, message.name)
+        self._hub.rule(wanted)
         if not session.identity.permissions.allows("push", wanted):
             raise errors.Denied(f"push to {wanted}")
         local, registration = self.procedures.find(session.realm, wanted, message)
@@ -225,6 +227,5 @@ class Router:
         elif registration is not None:
             reached = self._hub.deliver(told, (registration.session,))
         else:
-            names.check_name(wanted)
             raise errors.NoProvider(f"nobody provides {wanted}")
         self._hub.answer(session, message.seq, {kinds.ADDRESSED: 1, kinds.REACHED: reached})

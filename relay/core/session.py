@@ -51,8 +51,8 @@ class Session:
     """
 
     __slots__ = (
-        "__weakref__", "calls", "device", "ended", "expiry", "filters", "hub", "id", "identity", "next_seq", "peer",
-        "pending", "realm", "received", "received_bytes", "registrations", "secret_hash", "sender", "sent",
+        "__weakref__", "calls", "device", "ended", "expiry", "filters", "handed", "hub", "id", "identity", "next_seq",
+        "peer", "pending", "realm", "received", "received_bytes", "registrations", "secret_hash", "sender", "sent",
         "started_at", "subscriptions", "unacked", "unacked_bytes", "window",
     )  # fmt: skip
 
@@ -73,6 +73,8 @@ class Session:
         self.unacked_bytes = 0
         self.received = 0
         self.received_bytes = 0
+        self.handed = 0
+        """Of the frames sent, how many may have left before the connection was lost."""
         self.next_seq = 0
         self.subscriptions: dict[str, Subscription] = {}
         self.registrations: dict[str, Registration] = {}
@@ -147,14 +149,16 @@ class Session:
         for message in self.unacked:
             peer.send(encode(message))
 
-    def withdraw(self, seq: int) -> None:
-        """A pull that was kept but never sent was failed as not done: it must not be carried out after a resume."""
+    def withdraw(self, index: int, seq: int) -> None:
+        """Frame number ``index``, a pull that was kept but never sent, was failed as not done: it must not be carried
+        out after a resume."""
         if self.unacked is not None:
-            for index, message in enumerate(self.unacked):
-                if message.kind == kinds.PULL and message.seq == seq:
-                    self.unacked_bytes -= kept_bytes(message) - KEPT_OVERHEAD
-                    self.unacked[index] = Message(kinds.CANCEL, seq=seq)
-                    return
+            place = index - 1 - (self.sent - len(self.unacked))
+            if place >= 0:
+                message = self.unacked[place]
+                assert message.kind == kinds.PULL and message.seq == seq
+                self.unacked_bytes -= kept_bytes(message) - KEPT_OVERHEAD
+                self.unacked[place] = Message(kinds.CANCEL, seq=seq)
 
     def skip_frame(self, encoding: int, count: int) -> bytes:
         """The frame that tells a peer of ``encoding`` of ``count`` frames left out; it may be the session's no more."""

@@ -245,6 +245,7 @@ class Sessions:
         self.connections.pop(session, None)
         session.peer = None
         unsent = peer.unsent()
+        session.handed = session.sent - unsent
         timing = hub.config.timing
         if session.unacked is None or timing.resume_window_s <= 0:
             self._router.procedures.vanished(session, unsent)
@@ -285,6 +286,8 @@ class Sessions:
         if session.ended:
             return
         session.ended = True
+        if session.peer is not None:
+            session.handed = session.sent
         hub = self._hub
         if self.connections.pop(session, None) is None and session.window is not None:
             self.detached -= 1

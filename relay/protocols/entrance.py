@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.config import Limits, Listener, Slow, Timing
+from relay.core.limits import is_loopback
 from relay.core.outbox import Flusher
 from relay.core.wheel import Wheel
 from relay.interfaces import IGate
@@ -76,7 +77,7 @@ class Entrance:
     """One listener's configuration and the parts of the node that its connections meet.
 
     ``tls``, ``pages`` and ``websockets`` are None where the listener has none; with ``plain`` a listener that has TLS
-    takes connections without it, too. ``open``: connections there are now;
+    takes connections without it, too. ``open``: connections there are now, ``hosts``: by address;
     ``unknown``: connections closed because their first bytes are no protocol of this listener. ``listener``,
     ``limits``, ``timing`` and ``slow`` may be replaced at any time: connections that come later use the new ones.
     """
@@ -94,9 +95,29 @@ class Entrance:
     pages: PageFactory | None = None
     websockets: OpeningFactory | None = None
     open: int = 0
+    hosts: dict[str, int] = attrs.field(factory=dict)
     refused: int = 0
     unknown: int = 0
     expired: int = 0
+
+    def arrive(self, host: str) -> None:
+        """One connection more, from ``host``."""
+        self.open += 1
+        if not is_loopback(host):
+            self.hosts[host] = self.hosts.get(host, 0) + 1
+
+    def leave(self, host: str) -> None:
+        """One connection less."""
+        self.open -= 1
+        count = self.hosts.get(host, 0)
+        if count > 1:
+            self.hosts[host] = count - 1
+        else:
+            self.hosts.pop(host, None)
+
+    def crowded(self, host: str) -> bool:
+        """Whether ``host`` has as many connections here as one address may, with a peer or without."""
+        return self.hosts.get(host, 0) >= self.limits.connections_per_address_max
 
     @property
     def name(self) -> str:
@@ -211,7 +232,7 @@ class Step:
 
     def connectionLost(self, reason: Failure) -> None:
         """It never had a peer."""
-        self.arrival.entrance.open -= 1
+        self.arrival.entrance.leave(self.arrival.host)
         self.arrival.arrived()
         self.transport = None
 

@@ -89,7 +89,8 @@ class GreetingFactory:
         if not self._admits(host):
             entrance.refused += 1
             return None
-        entrance.open += 1
+        # Behind a proxy the address is the proxy's until its header has come.
+        entrance.arrive("" if entrance.listener.proxy_protocol else host)
         arrival = Arrival(entrance, addr, host, unix=isinstance(addr, UNIXAddress))
         return ProxyHeader(arrival, Greeting) if entrance.listener.proxy_protocol else Greeting(arrival)
 
@@ -102,6 +103,8 @@ class GreetingFactory:
     def _admits(self, host: str) -> bool:
         entrance = self.entrance
         if not self.accepting or entrance.open >= entrance.limits.connections_max:
+            return False
+        if not entrance.listener.proxy_protocol and entrance.crowded(host):
             return False
         if self._pace is None:
             self.repace()

@@ -117,7 +117,7 @@ class Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # as HTTPChannel has it
         """One connection less."""
-        self.arrival.entrance.open -= 1
+        self.arrival.entrance.leave(self.arrival.host)
         super().connectionLost(reason)  # type: ignore[no-untyped-call]  # twisted.web has no types
 
 

@@ -130,7 +130,11 @@ class ProxyHeader(Step):
             address = IPv6Address if ":" in info.host else IPv4Address
             arrival.remote = address("TCP", info.host, info.port)
             arrival.host = host_of(arrival.remote)
-            if arrival.entrance.gate.admit(arrival.host, arrival.entrance.name):
+            entrance = arrival.entrance
+            crowded = entrance.crowded(arrival.host)
+            entrance.leave("")
+            entrance.arrive(arrival.host)
+            if crowded or arrival.entrance.gate.admit(arrival.host, arrival.entrance.name):
                 self.refuse()
                 return
         data, self.data = self.data[info.size :], b""

@@ -98,7 +98,7 @@ class Stream:
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell the core, and let go of everything."""
-        self.entrance.open -= 1
+        self.entrance.leave(self.peer.address)
         text, clean = self.peer.gone(reason)
         connection, self.connection = self.connection, None
         self.transport = None

@@ -255,7 +255,7 @@ class Opening(WebSocketServerProtocol):  # type: ignore[misc]  # autobahn has no
             carried.connectionLost(reason)
         else:
             self.arrival.arrived()
-            self.entrance.open -= 1
+            self.entrance.leave(self.arrival.host)
 
 
 class OpeningFactory(WebSocketServerFactory):  # type: ignore[misc]  # autobahn has no types

@@ -116,6 +116,29 @@ class Pulling(SynchronousTestCase):
         self.assertEqual((code(second), second.get(kinds.OUTCOME)), (31, "not_done"))
         self.assertEqual(code(self.ann.answer(self.ann.send(kinds.PULL, "add"))), 31)
 
+    def test_a_provider_that_is_away(self):
+        """A user's session that is there is asked before a newer one that is away; what was asked of one that is away
+        and does not come back was certainly not done."""
+        away = self.core.guest("eve", features=["resume"])
+        away.vanish()
+        seq = self.ann.send(kinds.PULL, "q", user="eve", deadline_ms=100_000)
+        self.assertEqual(self.ann.take(), [])
+        there = self.core.guest("eve")
+        newer = self.core.guest("eve", features=["resume"])
+        newer.vanish()
+        self.ann.send(kinds.PULL, "q", user="eve")
+        self.assertEqual(len(there.take(kinds.PULL)), 1)
+        self.core.pass_time(31)
+        error = next(m for m in self.ann.take() if m.seq == seq)
+        self.assertEqual((code(error), error.get(kinds.OUTCOME)), (31, "not_done"))
+
+    def test_a_provider_that_is_thrown_out(self):
+        """What a session was asked before it was kicked may have been done."""
+        seq = self.ann.send(kinds.PULL, "add")
+        session = next(s for s in self.core.hub.sessions.values() if s.user == "bob")
+        self.core.sessions.close(session, kinds.KICKED)
+        self.assertEqual(self.ann.answer(seq).get(kinds.OUTCOME), "unknown")
+
     def test_refused(self):
         """Pulls without seq, with one in use, without permission, of nobody, and over the limit are refused."""
         core = Core(Config(limits=Limits(pending_pulls_max=2)), Permit(call=("ok",), register=("**",)))
@@ -358,6 +381,16 @@ class Pushing(SynchronousTestCase):
             self.assertEqual(code(ann.answer(ann.send(kinds.PUSH, "note", b"", **target))), expected, target)
         self.assertIsNone(code(ann.answer(ann.send(kinds.PUSH, "news", b"", all=True))))
         self.assertIsNone(code(ann.answer(ann.send(kinds.PUSH, "note", b"", user="ann"))))
+
+    def test_names(self):
+        """A route is a name, whatever the target: no pattern, no control characters, none of the server's own."""
+        core = Core()
+        ann = core.guest("ann")
+        for kind in (kinds.PUSH, kinds.PULL):
+            for target in ({}, {"user": "ann"}, {"procedure": "p"}):
+                for name, expected in (("$relay.kick", 21), ("a\nb", 13), ("a.*", 13)):
+                    self.assertEqual(code(ann.answer(ann.send(kind, name, b"", **target))), expected, (name, target))
+            self.assertEqual(code(ann.answer(ann.send(kind, "n", b"", procedure="$p"))), 21)
 
     def test_no_echo_to_oneself(self):
         """A push to one's own user reaches the other devices; with no_echo not the one that sent it."""

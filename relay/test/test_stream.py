@@ -138,13 +138,25 @@ class SilenceTests(SynchronousTestCase):
 
     def test_ten_thousand(self):
         """10 000 silent connections are cut off at the handshake time-out, and none before; nothing is left of them."""
-        door = Door(timing=Timing(handshake_timeout_s=3.0))
+        door = Door(timing=Timing(handshake_timeout_s=3.0), limits=Limits(connections_per_address_max=10_000))
         for _ in range(10_000):
             door.connect()
         door.pass_time(2.5)
         self.assertEqual((door.entrance.open, door.entrance.expired), (10_000, 0))
         door.pass_time(1.0)
         self.assertEqual((door.entrance.open, door.entrance.expired, len(door.wheel)), (0, 10_000, 0))
+
+    def test_one_address(self):
+        """Connections that have said nothing count for their address, too; one that is gone makes room."""
+        door = Door(limits=Limits(connections_per_address_max=3))
+        first = door.connect()
+        door.connect()
+        door.connect()
+        with self.assertRaises(AssertionError):
+            door.connect()
+        first.lose()
+        door.connect()
+        self.assertEqual((door.entrance.refused, sum(door.entrance.hosts.values())), (1, 3))
 
     def test_a_byte_a_second(self):
         """A byte now and then does not prolong the time."""
