@@ -77,7 +77,10 @@ class Http(_Section, frozen=True, kw_only=True):
     """HTTP on a listener."""
 
     page: Annotated[bool, Meta(description="serve the page at / and the browser's module /relay.js")] = True
-    metrics: Annotated[bool, Meta(description="serve /metrics for Prometheus")] = True
+    metrics: Annotated[
+        Literal["off", "local", "public"],
+        Meta(description="serve /metrics for Prometheus: to nobody, to this machine (not through a proxy), or to all"),
+    ] = "local"
     request_bytes_max: Annotated[Positive, Meta(description="largest head of a request")] = 16_384
     idle_timeout_s: Annotated[PositiveSeconds, Meta(description="an idle HTTP connection is closed after this")] = 30.0
 

@@ -23,7 +23,7 @@ from twisted.python.threadpool import ThreadPool
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from relay.admin.metrics import MetricsResource
-from relay.admin.site import site
+from relay.admin.site import LocalOnly, site
 from relay.app import Application
 from relay.config import Config, Listener
 from relay.core.auth.authentication import Authentication
@@ -94,12 +94,14 @@ class Parts:
         """A listener's service, not yet listening. Raises ``ConfigError``."""
         root = None
         if "http" in listener.protocols:
-            metrics = self.metrics if listener.http.metrics else None
+            choice = listener.http.metrics
+            metrics = {"off": None, "local": LocalOnly(self.metrics), "public": self.metrics}[choice]
             root = site(listener.http.page, metrics, self._healthy, self._ready)
         service = ListenerService(
             listener, self.reactor, self.gate, self.flusher, self.hub.wheel,
             config.limits, config.timing, config.slow, root,
         )  # fmt: skip
+        service.entrance.anonymous = _anonymous(config)
         self.entrances[listener.label] = service.entrance
         return service
 
@@ -136,6 +138,8 @@ class Parts:
         authentication = self._authentication(config)
         self.authentication.stop()
         self.authentication = authentication
+        for entrance in self.entrances.values():
+            entrance.anonymous = _anonymous(config)
         self.hub.reconfigure(config)
         self.gate.reconfigured()
 
@@ -157,6 +161,10 @@ class Parts:
 
 def _log_plugin(failure: Failure) -> None:
     log.failure("a plugin", failure=failure)
+
+
+def _anonymous(config: Config) -> bool:
+    return config.auth.anonymous.enabled and "anonymous" in config.auth.order
 
 
 def node_id(data: Path) -> str:

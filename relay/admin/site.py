@@ -10,6 +10,9 @@ import msgspec
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from relay.admin.metrics import MetricsResource
+from relay.core.limits import is_loopback
+
 STATIC: Final[dict[str, tuple[str, str]]] = {
     "": ("index.html", "text/html; charset=utf-8"),
     "relay.js": ("relay.js", "text/javascript; charset=utf-8"),
@@ -64,6 +67,26 @@ class Answer(Resource):
         request.setHeader(b"content-type", b"application/json")
         request.setHeader(b"cache-control", b"no-store")
         return msgspec.json.encode(value) + b"\n"
+
+
+class LocalOnly(Resource):
+    """``resource`` for clients on this machine; what a proxy brings says for whom it comes, and is refused."""
+
+    isLeaf = True
+
+    def __init__(self, resource: MetricsResource) -> None:
+        Resource.__init__(self)
+        self._resource = resource
+
+    def render_GET(self, request: Request) -> bytes:
+        """The resource, or 403."""
+        forwarded = request.getHeader(b"x-forwarded-for") or request.getHeader(b"forwarded")
+        host = getattr(request.getClientAddress(), "host", "")
+        if forwarded or not is_loopback(host or ""):
+            request.setResponseCode(403)
+            request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+            return b"for this machine only; http.metrics: public serves it to everybody\n"
+        return self._resource.render_GET(request)
 
 
 def site(

@@ -77,7 +77,8 @@ class Entrance:
     """One listener's configuration and the parts of the node that its connections meet.
 
     ``tls``, ``pages`` and ``websockets`` are None where the listener has none; with ``plain`` a listener that has TLS
-    takes connections without it, too. ``open``: connections there are now, ``hosts``: by address;
+    takes connections without it, too. ``anonymous``: sessions need no proof of identity. ``open``: connections there
+    are now, ``hosts``: by address;
     ``unknown``: connections closed because their first bytes are no protocol of this listener. ``listener``,
     ``limits``, ``timing`` and ``slow`` may be replaced at any time: connections that come later use the new ones.
     """
@@ -92,6 +93,7 @@ class Entrance:
     slow: Slow
     tls: TLSMemoryBIOFactory | None = None
     plain: bool = False
+    anonymous: bool = False
     pages: PageFactory | None = None
     websockets: OpeningFactory | None = None
     open: int = 0

@@ -7,6 +7,7 @@ port that is the default of the origin's scheme is left out on both sides.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -28,6 +29,23 @@ def same_host(origin: str, host: str) -> bool:
         return False
     default = DEFAULT_PORTS.get(scheme, "")
     return authority.removesuffix(default) == host.lower().strip().removesuffix(default)
+
+
+def names_this_machine(host: str) -> bool:
+    """Whether a Host header names this machine in a way that no foreign site can: ``localhost`` or a literal address.
+
+    A page of any site may have its own name resolve to 127.0.0.1 (DNS rebinding); then Origin and Host agree, but both
+    are that site's.
+    """
+    name = host.lower().strip()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def allows(origins: Iterable[str], origin: str, host: str) -> bool:

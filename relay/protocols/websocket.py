@@ -23,6 +23,7 @@ from autobahn.websocket.types import ConnectionDeny
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from relay.core.limits import is_loopback
 from relay.core.outbox import CONTROL
 from relay.dialects.relay_v1 import WebSocketBinary, WebSocketJson
 from relay.errors import FrameTooLarge, RemoteProtocolError
@@ -138,10 +139,18 @@ class Opening(WebSocketServerProtocol):  # type: ignore[misc]  # autobahn has no
             raise ConnectionDeny(404, "there is no WebSocket here")
         if not origin.allows(options.origins, request.origin, request.headers.get("host", "")):
             raise ConnectionDeny(403, "pages of this origin may not connect")
+        if self._foreign(request.origin, request.headers.get("host", "")):
+            raise ConnectionDeny(403, "anonymous sessions are for pages of this machine; see websocket.origins")
         for each in request.protocols:
             if each in SUBPROTOCOLS:
                 return str(each)
         raise ConnectionDeny(400, f"the subprotocol has to be one of {', '.join(SUBPROTOCOLS)}")
+
+    def _foreign(self, page: str, host: str) -> bool:
+        """Whether a page of some site may have reached a loopback listener by a name of its own."""
+        entrance = self.entrance
+        guarded = entrance.anonymous and is_loopback(self.arrival.host) and not entrance.listener.websocket.origins
+        return guarded and bool(page) and not origin.names_this_machine(host)
 
     def onOpen(self) -> None:
         """The handshake is done: a small object takes over."""

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import urllib.error
+import urllib.request
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -62,6 +63,31 @@ class Running(SynchronousTestCase):
             self.assertGreater(node.metrics()["process_resident_memory_bytes"], 1e6)
             self.assertEqual(node.stop(), 0)
 
+    def test_a_page_of_another_site(self):
+        """Without proof of identity a node on loopback is no gift to pages that resolve their own name to it; metrics
+        are for this machine, not for whom a proxy brings."""
+        with running() as node:
+            for host, expected in (("evil.example", 403), (f"127.0.0.1:{node.web}", 101), ("localhost", 101)):
+                self.assertEqual(self.upgrade(node, host), expected, host)
+            node.metrics()
+            request = urllib.request.Request(node.page + "metrics", headers={"X-Forwarded-For": "192.0.2.1"})
+            with self.assertRaises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=10)
+            self.assertEqual(refused.exception.code, 403)
+            refused.exception.close()
+
+    @staticmethod
+    def upgrade(node: NodeProcess, host: str) -> int:
+        """The status that a page of ``http://host`` gets for its WebSocket."""
+        head = (
+            f"GET /ws HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Protocol: relay.v1.json\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", node.web), timeout=10) as link:
+            link.sendall(head.encode())
+            return int(link.recv(100).split()[1])
+
     def test_reload(self):
         """SIGHUP applies what can change live, names what cannot, and refuses a broken file without harm."""
         with running() as node:
@@ -85,7 +111,7 @@ class Running(SynchronousTestCase):
             taken.listen()
             address = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
             path = Path(node.folder / "more.sock")
-            node.config["listeners"][0]["http"] = {"metrics": False}
+            node.config["listeners"][0]["http"] = {"metrics": "off"}
             more = [{"name": "one", "address": address}, {"name": "two", "address": f"unix:{path}"}]
             node.config["listeners"] += more
             node.write_config()

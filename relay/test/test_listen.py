@@ -334,7 +334,7 @@ class LiveTests(ListenCase):
             {"reuse_port": True},
             {"proxy_protocol": True},
             {"protocols": ("websocket",)},
-            {"http": Http(metrics=False)},
+            {"http": Http(metrics="off")},
             {"http": Http(page=False)},
             {"tls": Tls(certificate="a", key="b")},
         ):

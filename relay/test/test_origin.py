@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.protocols.origin import allows, same_host
+from relay.protocols.origin import allows, names_this_machine, same_host
 
 
 class OriginTests(SynchronousTestCase):
@@ -55,6 +55,15 @@ class OriginTests(SynchronousTestCase):
     def test_anything(self):
         """A single ``*`` lets every page in."""
         self.assertTrue(allows(("*",), "https://evil.example", "relay.example"))
+
+    def test_names_this_machine(self):
+        """Only localhost and literal addresses: a name of a site may have been made to resolve to this machine."""
+        for host, expected in (
+            ("localhost:8080", True), ("LOCALHOST", True), ("app.localhost:1", True), ("127.0.0.1:8080", True),
+            ("[::1]:8080", True), ("[::1]", True), ("evil.example:8080", False), ("127.0.0.1.evil.example", False),
+            ("localhost.evil.example", False), ("", False), ("[", False), (":80", False),
+        ):  # fmt: skip
+            self.assertEqual(names_this_machine(host), expected, host)
 
     @settings(max_examples=200, deadline=None)
     @given(st.text(max_size=30), st.text(max_size=30))
