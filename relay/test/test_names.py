@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import TypeVar
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
@@ -10,6 +14,8 @@ from relay.errors import BadName
 from relay.test.strategies import runs
 from relay.wire import names
 from relay.wire.names import PatternTable, check_name, check_pattern, is_pattern, matches
+
+T = TypeVar("T")
 
 segments = st.sampled_from(["a", "b", "*", "**", "", "é", "***", "a*", "$"])
 dotted = st.lists(segments, min_size=1, max_size=6).map(".".join).filter(bool)
@@ -23,6 +29,27 @@ def passes(check: object, text: str) -> bool:
     except BadName:
         return False
     return True
+
+
+def below(node: names._Node[T]) -> Iterator[names._Node[T]]:
+    """All nodes of a table under ``node``."""
+    for following in node.following.values():
+        yield following
+        yield from below(following)
+
+
+def counted(table: PatternTable[str]) -> list[str]:
+    """The look-ups that ``table`` makes in its nodes from now on."""
+    visits: list[str] = []
+
+    class Counting(dict[str, "names._Node[str]"]):
+        def get(self, key: str, default: object = None) -> object:  # type: ignore[override]  # counts only
+            visits.append(key)
+            return super().get(key, default)
+
+    for node in (table._root, *below(table._root)):
+        node.following = Counting(node.following)
+    return visits
 
 
 class Grammar(TestCase):
@@ -129,20 +156,40 @@ class Table(TestCase):
         self.assertEqual(len(table), 0)
         self.assertEqual(table._root.following, {})
 
+    @given(changes)
+    @runs(200)
+    def test_a_node_is_kept_for_a_pattern_or_a_fork(self, changes: list[tuple[bool, str, int]]) -> None:
+        """After every change there are at most two nodes per pattern, beside the root."""
+        table: PatternTable[int] = PatternTable()
+        held: set[tuple[str, int]] = set()
+        for added, pattern, number in changes:
+            if added:
+                table.add(pattern, number)
+                held.add((pattern, number))
+            else:
+                table.remove(pattern, number)
+                held.discard((pattern, number))
+            nodes = list(below(table._root))
+            for node in nodes:
+                self.assertTrue(node.ending or node.deep or len(node.following) > 1, node.segments)
+            self.assertLessEqual(len(nodes), 2 * len({pattern for pattern, _ in held}))
+
+    def test_a_match_takes_few_steps_for_each_pattern(self) -> None:
+        """All beginnings made of a and * before long tails that fail late: two look-ups for each of two nodes."""
+        for tail in (["a"] * 100, ["a", "*"] * 50):
+            table: PatternTable[str] = PatternTable()
+            patterns = [".".join([*start, *tail, last]) for start in product("a*", repeat=8) for last in "xy"]
+            for pattern in patterns:
+                table.add(pattern, pattern)
+            visits = counted(table)
+            self.assertEqual(table.match(".".join("a" * 109)), [])
+            self.assertGreater(len(visits), len(patterns) // 2)
+            self.assertLessEqual(len(visits), 4 * len(patterns))
+            found = table.match(".".join("a" * 108 + "x"))
+            self.assertEqual(sorted(found), sorted(pattern for pattern in patterns if pattern.endswith("x")))
+
     def test_unrelated_patterns_are_not_visited(self) -> None:
         """The nodes that a match reaches are as many among ten thousand other patterns as without them."""
-        visits = []
-
-        class Counting(dict[str, "names._Node[str]"]):
-            def get(self, key: str, default: object = None) -> object:  # type: ignore[override]  # counts only
-                visits.append(key)
-                return super().get(key, default)
-
-        def count(node: names._Node[str]) -> None:
-            node.following = Counting(node.following)
-            for following in node.following.values():
-                count(following)
-
         table: PatternTable[str] = PatternTable()
         for pattern in ("room.*.chat", "room.**", "*.1.*"):
             table.add(pattern, pattern)
@@ -151,8 +198,7 @@ class Table(TestCase):
             for number in range(others):
                 table.add(f"other{number}.*.x", "other")
                 table.add(f"room.{number + 5}.x", "other")
-            count(table._root)
-            visits.clear()
+            visits = counted(table)
             self.assertEqual(sorted(table.match("room.1.chat")), ["*.1.*", "room.**", "room.*.chat"])
             costs.append(len(visits))
         self.assertGreater(costs[0], 0)
