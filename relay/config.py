@@ -289,6 +289,9 @@ class Limits(_Section, frozen=True, kw_only=True):
     ] = 10.0
     subscriptions_max: Annotated[Positive, Meta(description="subscriptions")] = 10_000
     registrations_max: Annotated[Positive, Meta(description="procedures that a session provides")] = 1000
+    patterns_max: Annotated[
+        Positive, Meta(description="patterns among the subscriptions, and again among the registrations")
+    ] = 256
     pending_pulls_max: Annotated[Positive, Meta(description="pulls without their answer yet, each way")] = 10_000
     metadata_bytes_max: Annotated[
         int, Meta(gt=0, le=49_152, description="metadata and other fields of a message, keys and values")

@@ -118,6 +118,9 @@ class Channels:
         limits = hub.config.limits
         if len(session.subscriptions) >= limits.subscriptions_max:
             raise errors.LimitExceeded(f"{limits.subscriptions_max} subscriptions are the limit")
+        pattern = names.is_pattern(name)
+        if pattern and session.subscribed_patterns >= limits.patterns_max:
+            raise errors.LimitExceeded(f"{limits.patterns_max} subscriptions to patterns are the limit")
         channel = realm.channels.get(name)
         if channel is None:
             if self._count >= limits.channels_max:
@@ -132,7 +135,8 @@ class Channels:
         subscription = Subscription(channel, options, int(hub.wall() * 1000))
         channel.members[session] = subscription
         session.subscriptions[name] = subscription
-        if not channel.pattern:
+        session.subscribed_patterns += pattern
+        if not pattern:
             self._tell(kinds.JOINED, session, subscription)
         self._watch(channel, session, options.presence)
         return channel
@@ -149,6 +153,7 @@ class Channels:
         if subscription is None:
             return False
         channel = subscription.channel
+        session.subscribed_patterns -= channel.pattern
         del channel.members[session]
         self._watch(channel, session, False)
         if not channel.members:

@@ -234,6 +234,9 @@ class Procedures:
             raise errors.Conflict(f"{name} is a handler of the node")
         if name in session.registrations:
             raise errors.Conflict(f"{name} is registered already")
+        pattern = names.is_pattern(name)
+        if pattern and session.registered_patterns >= limits.patterns_max:
+            raise errors.LimitExceeded(f"{limits.patterns_max} registrations of patterns are the limit")
         realm = session.realm
         procedure = realm.procedures.get(name)
         if procedure is None:
@@ -247,6 +250,7 @@ class Procedures:
         registration = Registration(procedure, session, options.weight)
         procedure.providers.append(registration)
         session.registrations[name] = registration
+        session.registered_patterns += pattern
         realm.directory.providers_changed(realm.name, name, len(procedure.providers), procedure.policy)
         self._hub.answer(session, message.seq)
 
@@ -262,6 +266,7 @@ class Procedures:
         if registration is None:
             return False
         procedure = registration.procedure
+        session.registered_patterns -= procedure.pattern
         procedure.providers.remove(registration)
         realm = session.realm
         if not procedure.providers:

@@ -52,8 +52,8 @@ class Session:
 
     __slots__ = (
         "__weakref__", "calls", "device", "ended", "expiry", "filters", "handed", "hub", "id", "identity", "next_seq",
-        "peer", "pending", "realm", "received", "received_bytes", "registrations", "secret_hash", "sender", "sent",
-        "started_at", "subscriptions", "unacked", "unacked_bytes", "window",
+        "peer", "pending", "realm", "received", "received_bytes", "registered_patterns", "registrations", "secret_hash",
+        "sender", "sent", "started_at", "subscribed_patterns", "subscriptions", "unacked", "unacked_bytes", "window",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, id_: str, identity: Identity, realm: Realm, device: str, started_at: float) -> None:
@@ -78,6 +78,9 @@ class Session:
         self.next_seq = 0
         self.subscriptions: dict[str, Subscription] = {}
         self.registrations: dict[str, Registration] = {}
+        self.subscribed_patterns = 0
+        """How many of ``subscriptions`` are patterns; likewise ``registered_patterns``."""
+        self.registered_patterns = 0
         self.calls: dict[int, Pending] = {}
         self.pending: dict[int, Pending] = {}
         self.expiry: Timed | None = None

@@ -158,6 +158,21 @@ class Limiting(SynchronousTestCase):
         ann.send(kinds.UNSUBSCRIBE, "b")
         self.assertEqual(bob.answer(bob.send(kinds.SUBSCRIBE, "d")).kind, kinds.REPLY)
 
+    def test_patterns(self):
+        """At ``patterns_max`` a new pattern is refused, not a plain name or a known pattern; one less is room."""
+        core = Core(Config(limits=Limits(patterns_max=2)))
+        ann, bob = core.guest("ann"), core.guest("bob")
+        for name in ("a.*", "b.**", "plain", "a.*"):
+            self.assertEqual(ann.answer(ann.send(kinds.SUBSCRIBE, name)).kind, kinds.REPLY, name)
+        self.assertEqual(error_of(ann, ann.send(kinds.SUBSCRIBE, "c.*")), 41)
+        self.assertNotIn("c.*", core.hub.realms["default"].channels)
+        self.assertEqual(bob.answer(bob.send(kinds.SUBSCRIBE, "c.*")).kind, kinds.REPLY)
+        ann.send(kinds.UNSUBSCRIBE, "plain")
+        self.assertEqual(error_of(ann, ann.send(kinds.SUBSCRIBE, "c.*")), 41)
+        ann.send(kinds.UNSUBSCRIBE, "a.*")
+        self.assertEqual(ann.answer(ann.send(kinds.SUBSCRIBE, "c.*")).kind, kinds.REPLY)
+        self.assertEqual(error_of(ann, ann.send(kinds.SUBSCRIBE, "a.*")), 41)
+
     def test_nothing_is_left_behind(self):
         """When the last member is gone, so is the channel, also one of a pattern."""
         core = Core()

@@ -249,6 +249,16 @@ class Registering(SynchronousTestCase):
         ann.send(kinds.REGISTER, "a")
         self.assertEqual(code(ann.answer(ann.send(kinds.REGISTER, "b"))), 41)
 
+    def test_limit_of_patterns(self):
+        """At ``patterns_max`` a further pattern is refused, a plain name is not; one given up makes room."""
+        ann = Core(Config(limits=Limits(patterns_max=2))).guest("ann")
+        for kind, name, expected in (
+            (kinds.REGISTER, "a.*", None), (kinds.REGISTER, "b.**", None), (kinds.REGISTER, "plain", None),
+            (kinds.REGISTER, "c.*", 41), (kinds.UNREGISTER, "plain", None), (kinds.REGISTER, "c.*", 41),
+            (kinds.UNREGISTER, "a.*", None), (kinds.REGISTER, "c.*", None), (kinds.REGISTER, "a.*", 41),
+        ):  # fmt: skip
+            self.assertEqual(code(ann.answer(ann.send(kind, name))), expected, (kind, name))
+
     def test_patterns_and_fallback(self):
         """A literal name goes before a pattern, the more literal pattern before the less, ``**`` takes the rest."""
         core = Core()
