@@ -184,6 +184,9 @@ class Router:
                 handle(session, message)
             except errors.RelayError as error:
                 self._hub.refuse(session, message, error)
+            after = self._hub.hooks.after_message
+            if after is not None:
+                after(session, message)
 
         return guarded
 

@@ -429,6 +429,28 @@ class Hooks(SynchronousTestCase):
             self.assertEqual([m.body for m in bob.take()], [b"2"])
             self.assertEqual((ann.peer.pauses, core.router.held), (set(), {}))
 
+    def test_after_message(self):
+        """It is called once for each message that was routed, also behind a hook that took its time."""
+        after: list[bytes] = []
+        waiting: list[Deferred[Any]] = []
+
+        def before(session: Any, message: Message) -> Any:
+            if message.body == b"slow":
+                waiting.append(Deferred())
+                return waiting[-1]
+            return message
+
+        for hook in ("before_message", "before_publish"):
+            core = Core(after_message=lambda session, message: after.append(message.body))
+            setattr(core.hooks, hook, before)
+            ann = core.guest("ann")
+            for body in (b"1", b"slow", b"2"):
+                ann.send(kinds.PUBLISH, "c", body)
+            self.assertEqual(after, [b"1"], hook)
+            waiting.pop().callback(None)
+            self.assertEqual(after, [b"1", b"slow", b"2"], hook)
+            after.clear()
+
     def test_a_session_that_ends_meanwhile(self):
         """Its frames are forgotten; the hook's late answer does nothing."""
         later: Deferred[Any] = Deferred()
