@@ -99,7 +99,8 @@ class Hub:
 
     def forwarded(self, fields: Fields | None, which: frozenset[int] = FORWARDED) -> Fields | None:
         """What of a client's fields goes on to the receiver. Raises ``BadBody`` for metadata it may not send."""
-        if fields is None:
+        # Fast path: nothing of it goes on; mostly the target of a push alone.
+        if fields is None or which.isdisjoint(fields):
             return None
         metadata = fields.get(kinds.METADATA)
         if metadata is not None and any(key.startswith("relay.") for key in metadata):

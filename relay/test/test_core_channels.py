@@ -9,10 +9,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.config import ChannelRule, Config, Limits, Permit
 from relay.core.channels import receivers
+from relay.core.hub import FORWARDED, FORWARDED_IN_REPLIES
 from relay.test.core_fixture import Core, Guest
 from relay.wire import kinds, names
 from relay.wire.filters import wrap
 from relay.wire.handshake import Members, UserPresence, read
+from relay.wire.message import Fields
 
 
 def error_of(guest: Guest, seq: int) -> int:
@@ -24,6 +26,15 @@ def error_of(guest: Guest, seq: int) -> int:
 
 class Publishing(SynchronousTestCase):
     """Publications reach all members, and nobody else."""
+
+    hub = Core().hub
+
+    @given(st.dictionaries(st.sampled_from([each for each in kinds.FIELDS if each != kinds.METADATA]), st.just("x")))
+    def test_forwarded_fields(self, fields: Fields):
+        """Of a client's fields exactly those go on that the protocol lets through; None when none do."""
+        for which in (FORWARDED, FORWARDED_IN_REPLIES):
+            plain = {number: value for number, value in fields.items() if number in which}
+            self.assertEqual(self.hub.forwarded(fields, which), plain or None)
 
     def test_reaches_members_and_patterns_once(self):
         """A session that is a member by name and by two patterns gets a publication once; the publisher is told."""
