@@ -86,8 +86,8 @@ class NodeAccess:
 
     def subscribe_user(self, realm: str, user: str, channel: str, role: str = "") -> None:
         """Make a user a member: all sessions, present and future."""
-        self._sessions.join_user(realm, user, channel, role)
+        self._sessions.memberships.join(realm, user, channel, role)
 
     def unsubscribe_user(self, realm: str, user: str, channel: str) -> bool:
         """End a user's membership; False when there was none."""
-        return self._sessions.part_user(realm, user, channel)
+        return self._sessions.memberships.part(realm, user, channel)

@@ -23,11 +23,11 @@ from twisted.logger import Logger
 
 from relay import errors
 from relay.core.auth.grant import check_user
+from relay.core.memberships import Memberships
 from relay.core.realm import Realm
 from relay.core.session import Session
 from relay.wire import filters, kinds
 from relay.wire.handshake import Hello, Limits, Resume, SubscribeOptions, Welcome, write
-from relay.wire.names import check_pattern
 
 if TYPE_CHECKING:
     from relay.core.connection import Connection
@@ -53,9 +53,7 @@ class Sessions:
         self._random_bytes = random_bytes
         self._count = 0
         self._tokens: dict[tuple[str, str], dict[Session, None]] = {}
-        self._memberships: dict[tuple[str, str], dict[str, str]] = {}
-        """Users that are members of channels, by realm and user: channel -> role."""
-        self._members = 0
+        self.memberships = Memberships(hub, router.channels)
         self.detached = 0
         self.connections: dict[Session, Connection] = {}
         """The open connection of each attached session."""
@@ -129,37 +127,8 @@ class Sessions:
         for rule in self._hub.config.channels:
             if session.user and session.user in rule.subscribe_for:
                 wanted[rule.pattern] = ""
-        wanted.update(self._memberships.get((session.realm.name, session.user), {}))
+        wanted.update(self.memberships.of(session))
         return wanted
-
-    # --- users as members -----------------------------------------------------------------------------------------
-
-    def join_user(self, realm: str, user: str, channel: str, role: str) -> None:
-        """Make a user a member of a channel: all sessions, present and future."""
-        check_pattern(channel)
-        channels = self._memberships.setdefault((realm, user), {})
-        if channel not in channels and self._members >= self._hub.config.limits.memberships_max:
-            raise errors.LimitExceeded("the node keeps as many memberships of users as it may")
-        self._members += channel not in channels
-        channels[channel] = role
-        for session in self._of(realm, user):
-            self._router.channels.join(session, channel, SubscribeOptions(role=role))
-
-    def part_user(self, realm: str, user: str, channel: str) -> bool:
-        """End a user's membership; False when there was none."""
-        channels = self._memberships.get((realm, user), {})
-        if channels.pop(channel, None) is None:
-            return False
-        self._members -= 1
-        if not channels:
-            del self._memberships[realm, user]
-        for session in self._of(realm, user):
-            self._router.channels.part(session, channel)
-        return True
-
-    def _of(self, realm: str, user: str) -> list[Session]:
-        place = self._hub.realms.get(realm)
-        return [] if place is None else list(place.users.get(user, ()))
 
     def _welcome(self, session: Session, hello: Hello, secret: str, subscriptions: tuple[str, ...]) -> Welcome:
         hub = self._hub
