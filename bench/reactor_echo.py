@@ -1,10 +1,13 @@
 """Echo and fan-out on relay's reactor and on Twisted's, in the same run.
 
-    python bench/reactor_echo.py [--rounds 5] [--seconds 2] [--connections 1000] [--reactors uv,epoll,asyncio]
+    python bench/reactor_echo.py [--rounds 5] [--seconds 2] [--connections 1000] [--reactors uv,epoll,asyncio,bare]
 
 Workloads: ``echo-1``, every connection has one frame of 128 bytes in flight; ``echo-32``, it sends 32 frames at once
 and waits for all, which the server writes one by one; ``fan-out``, one connection publishes with 20 frames in flight
 and the server writes each to all connections; ``tls-1``, as echo-1 over TLS 1.3; ``unix-1``, over a UNIX socket.
+
+Reactors: ``uv`` is ours, ``epoll`` Twisted's default on Linux, ``asyncio`` Twisted's asyncio reactor on a uvloop loop,
+``bare`` an asyncio protocol on uvloop without Twisted, where each frame is one ``transport.write``.
 
 For each round each reactor serves each workload in a process of its own on core 0; the load comes from uvloop in this
 process, on core 1.  Printed are the median rate, and the median processor time of the server (user and system) for
@@ -25,6 +28,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -39,6 +43,9 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 def serve(name: str, workload: str, address: str) -> None:
     """Serve ``workload`` on the reactor ``name`` until killed; say "ready" once it listens."""
+    if name == "bare":
+        uvloop.run(serve_bare(workload, address))
+        return
     if name == "uv":
         from relay.reactor import uv
 
@@ -51,10 +58,12 @@ def serve(name: str, workload: str, address: str) -> None:
         from twisted.internet import epollreactor
 
         epollreactor.install()
-    from twisted.internet import protocol, reactor
+    from twisted.internet import protocol
+    from twisted.internet import reactor as installed
     from twisted.internet import ssl as twisted_ssl
 
-    connections: list[protocol.Protocol] = []
+    reactor: Any = installed  # its interfaces are not those of its type
+    connections: list[Any] = []  # of the protocols below
 
     class Frames(protocol.Protocol):
         """Takes frames out of what arrives, and answers them one by one."""
@@ -72,6 +81,7 @@ def serve(name: str, workload: str, address: str) -> None:
                 self.answer(data[start : start + len(FRAME)])
 
         def answer(self, frame: bytes) -> None:
+            assert self.transport is not None
             self.transport.write(frame)
 
     class FanOut(Frames):
@@ -79,7 +89,7 @@ def serve(name: str, workload: str, address: str) -> None:
             for connection in connections:
                 connection.transport.write(frame)
 
-    factory = protocol.Factory.forProtocol(FanOut if workload == "fan-out" else Frames)
+    factory: Any = protocol.Factory.forProtocol(FanOut if workload == "fan-out" else Frames)
     factory.noisy = False
     if workload == "unix-1":
         reactor.listenUNIX(address, factory, backlog=4096)
@@ -90,6 +100,42 @@ def serve(name: str, workload: str, address: str) -> None:
         print(reactor.listenTCP(0, factory, backlog=4096, interface="127.0.0.1").getHost().port)
     reactor.callWhenRunning(print, "ready", flush=True)
     reactor.run()
+
+
+async def serve_bare(workload: str, address: str) -> None:
+    """Serve without Twisted."""
+    connections: list[asyncio.Transport] = []
+
+    class Frames(asyncio.Protocol):
+        """The same as above."""
+
+        rest = b""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+            connections.append(self.transport)
+
+        def data_received(self, data: bytes) -> None:
+            data = self.rest + data
+            end = len(data) - len(data) % len(FRAME)
+            self.rest = data[end:]
+            for start in range(0, end, len(FRAME)):
+                frame = data[start : start + len(FRAME)]
+                for transport in connections if workload == "fan-out" else [self.transport]:
+                    transport.write(frame)
+
+    loop = asyncio.get_running_loop()
+    if workload == "unix-1":
+        await loop.create_unix_server(Frames, address, backlog=4096)
+    else:
+        context = None
+        if workload == "tls-1":
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(f"{address}/cert", f"{address}/key")
+        server = await loop.create_server(Frames, "127.0.0.1", 0, backlog=4096, ssl=context)
+        print(server.sockets[0].getsockname()[1])
+    print("ready", flush=True)
+    await asyncio.Event().wait()
 
 
 # The load
@@ -138,6 +184,10 @@ class Publisher(Load):
         self._transport.write(FRAME * PUBLISHED_AT_ONCE)
 
 
+class Stalled(RuntimeError):
+    """The server was not given the processor at all: a machine shared with others."""
+
+
 def cpu_s(pid: int) -> float:
     """Return the processor time that a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -158,9 +208,7 @@ async def load(workload: str, address: str, port: int, connections: int, seconds
         if workload == "unix-1":
             _, one = await loop.create_unix_connection(make, address)
         else:
-            _, one = await loop.create_connection(
-                make, "127.0.0.1", port, ssl=context if workload == "tls-1" else None
-            )
+            _, one = await loop.create_connection(make, "127.0.0.1", port, ssl=context if workload == "tls-1" else None)
         made.append(one)
     for one in made[-1:] if workload == "fan-out" else made:
         one.begin()
@@ -169,6 +217,8 @@ async def load(workload: str, address: str, port: int, connections: int, seconds
     await asyncio.sleep(seconds)
     frames = (Load.delivered - bytes_before) / len(FRAME)
     used, took = cpu_s(pid) - used_before, time.monotonic() - began
+    if not frames:
+        raise Stalled(f"{workload}: nothing came back in {took:.1f} s")
     return [frames / took, 1e6 * used / frames, used / took]
 
 
@@ -187,7 +237,8 @@ def measure(name: str, workload: str, connections: int, seconds: float, director
         port = 0
         while (line := server.stdout.readline().strip()) != "ready":
             port = int(line)
-        return uvloop.run(load(workload, address, port, connections, seconds, server.pid))
+        figures: list[float] = uvloop.run(load(workload, address, port, connections, seconds, server.pid))
+        return figures
     finally:
         server.kill()
         server.wait()
@@ -216,7 +267,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--connections", type=int, default=1000)
-    parser.add_argument("--reactors", default="uv,epoll,asyncio")
+    parser.add_argument("--reactors", default="uv,epoll,asyncio,bare")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -227,7 +278,11 @@ def main() -> None:
         for _ in range(options.rounds):
             for workload in workloads:
                 for name in reactors:
-                    figures = measure(name, workload, options.connections, options.seconds, directory)
+                    try:
+                        figures = measure(name, workload, options.connections, options.seconds, directory)
+                    except Stalled as stalled:
+                        print(f"{name}, {stalled}; this round counts one less", file=sys.stderr)
+                        continue
                     found[workload, name].append(figures)
                     print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

@@ -121,12 +121,17 @@ class NativeSockets:
         return listening
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
-        """Accept from a listening socket that somebody else made, with its options and its backlog as they are."""
+        """Accept from a listening socket that somebody else made.
+
+        Its options stay as they are, and so does its backlog, except that a UNIX socket, which does not tell what it
+        has, gets the system's maximum.
+        """
         if addressFamily not in _STREAM_FAMILIES:
             raise UnsupportedAddressFamily(addressFamily)
         listening: Any  # Twisted's two ports have no typed base in common
         if addressFamily == socket.AF_UNIX:
             listening = UnixPort._fromListeningDescriptor(self, fileDescriptor, factory)
+            listening.backlog = socket.SOMAXCONN
         else:
             listening = TcpPort._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory)
         listening.startListening()

@@ -73,8 +73,10 @@ class Stream(Outgoing, Described):
             protocol = self.owner.accepted(self)
             if protocol is not None:
                 self.open(protocol)
-        if before.is_closing() or self.protocol is None:
+        elif before.is_closing():
             self.uv.abort()
+        if self.protocol is None:
+            self.uv.abort()  # refused, or lost already
         else:
             self._ready()
 

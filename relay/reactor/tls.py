@@ -55,28 +55,30 @@ class OverTls:
 
     TLS = True
 
-    protocol: TLSMemoryBIOProtocol
-    connected: bool
+    protocol: TLSMemoryBIOProtocol | None
     disconnecting: bool
 
     def write(self, data: bytes) -> None:
         """Encrypt and send ``data``."""
-        if self.connected:
+        if self.protocol is not None:
             self.protocol.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Encrypt and send the pieces of ``iovec``."""
-        if self.connected:
+        if self.protocol is not None:
             self.protocol.writeSequence(iovec)
 
     def loseConnection(self, _connDone: object = None) -> None:
         """Close TLS, then the connection, once everything is sent."""
-        if self.connected and not self.disconnecting:
+        if self.protocol is not None and not self.disconnecting:
             self.protocol.loseConnection()
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Take data from ``producer``."""
-        self.protocol.registerProducer(producer, streaming)
+        if self.protocol is None:
+            producer.stopProducing()
+        else:
+            self.protocol.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
         """Forget the producer."""
@@ -84,12 +86,12 @@ class OverTls:
             self.protocol.unregisterProducer()
 
     def getHandle(self) -> Any:  # Any: an OpenSSL connection
-        """Return the TLS connection."""
-        return self.protocol.getHandle()
+        """Return the TLS connection; None when the connection is lost."""
+        return None if self.protocol is None else self.protocol.getHandle()
 
     def getPeerCertificate(self) -> Any:  # Any: an OpenSSL certificate, or None
         """Return the peer's certificate, or None."""
-        return self.protocol.getPeerCertificate()
+        return None if self.protocol is None else self.protocol.getPeerCertificate()
 
 
 def twin(plain: type[Stream]) -> type[Stream]:

@@ -32,6 +32,7 @@ from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from twisted.internet.main import installReactor
 from twisted.logger import Logger
 from twisted.python import context, threadable
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.reactor.datagram import NativeDatagrams
@@ -197,13 +198,12 @@ def _run_from_thread(function: Callable[..., Any], args: tuple[object, ...], kwa
 
 
 def _log_loop_error(loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
+    message = details.get("message", "unhandled error")
     failed = details.get("exception")
     if failed is None:
-        _log.error("uvloop: {message}", message=details.get("message"))
+        _log.error("uvloop: {message}", message=message)
     else:
-        _log.error(
-            "uvloop: {message}: {failed!r}", message=details.get("message", "unhandled error"), failed=failed
-        )
+        _log.failure("uvloop: {message}", failure=Failure(failed), message=message)
 
 
 def install(loop: asyncio.AbstractEventLoop | None = None) -> None:
