@@ -46,25 +46,27 @@ def bench(
 
     \b
     echo           calls to a handler in the node
-    fan-out        one publisher, many subscribers, writes joined
-    fan-out-paced  the same at a steady 20 a second
+    fan-out[-paced]  one publisher, many subscribers; at a steady 20 a second
     one-to-one     pushes between pairs of users
     rpc            calls from client to client, through the router
-    connect        sessions opened a second
-    idle           memory of idle connections
+    connect, idle  sessions opened a second; memory of idle connections
     channels       publications to many channels
     mixed          echo, fan-out-paced and one-to-one at once
 
     Without --url a node is started, on a core of its own where there are two.
     """
+    _bench(workload, url, transport, DIALECTS[form], reactor, processes, as_json, plot, given)
+
+
+def _bench(
+    workload: str, url: str | None, transport: str, dialect: str, reactor: str, processes: int, as_json: bool,
+    plot: str | None, given: dict[str, Any],  # Any: values of the other options
+) -> None:  # fmt: skip
+    """What the command does; a node that was started ends with it."""
     with contextlib.ExitStack() as stack:
-        server = None
-        if url is None:
-            server = stack.enter_context(node(reactor))
-            url = server.addresses[transport]
-        elif url.partition("://")[0] not in TRANSPORTS:
-            raise ConfigError(f"--url: one of {', '.join(each + '://' for each in TRANSPORTS)} is expected")
-        asked = loads(workload, url, processes, dialect=DIALECTS[form], **given)
+        server = stack.enter_context(node(reactor)) if url is None else None
+        address = server.addresses[transport] if server is not None else _checked(url or "")
+        asked = loads(workload, address, processes, dialect=dialect, **given)
         why = generator()[1]
         if why:
             click.echo(f"relay: the load comes from Python and may be the limit: {why}", err=True)
@@ -74,16 +76,23 @@ def bench(
         result = run_all(asked, server.pid if server is not None else None, _progress(seen, shown))
         if shown:
             click.echo("\r" + " " * 32 + "\r", nl=False, err=True)
-    per_connection = None
+    each = None
     if workload == "idle" and result.resident_bytes is not None:
-        per_connection = (result.resident_bytes - before) / sum(each.connections for each in asked)
+        each = (result.resident_bytes - before) / sum(load.connections for load in asked)
     if as_json:
-        beside = {"bytes_per_connection": per_connection, "progress": seen, "generator": "python" if why else "go"}
+        beside = {"bytes_per_connection": each, "progress": seen, "generator": "python" if why else "go"}
         click.echo(json.dumps({"workload": workload, **result.as_json(), **beside}))
     else:
-        _print(workload, result, per_connection)
+        _print(workload, result, each)
     if plot:
         Path(plot).write_text(_latencies(workload, result), "utf-8")
+
+
+def _checked(url: str) -> str:
+    """The address of a node that runs already. Raises ``ConfigError``."""
+    if url.partition("://")[0] not in TRANSPORTS:
+        raise ConfigError(f"--url: one of {', '.join(each + '://' for each in TRANSPORTS)} is expected")
+    return url
 
 
 def _progress(seen: list[tuple[float, float]], shown: bool) -> Callable[[float, float], None]:
