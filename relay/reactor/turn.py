@@ -7,8 +7,8 @@ came due.  Writes and callbacks of a turn are collected here and happen once, at
 
 Nothing waits longer for it: the end of the turn comes before the loop sleeps again, with no system call between.
 
-Cost, on one core of a 2.5 GHz Xeon: asking for the end of the turn 0.1 us, plus 0.3 us for the first who asks in a
-turn (one callback of the loop).
+Cost on one core of a 2.5 GHz Xeon, with the call of an empty function: 0.2 us, and 1 us more for the first that asks
+in a turn (one callback of the loop).  ``callLater(0, …)`` costs 4 to 7 us there.
 """
 # ruff: noqa: N802, N803 - the names of methods and arguments are Twisted's
 

@@ -15,6 +15,7 @@ in another.  A test that is not to count is named in ``EXCLUDED``, with the reas
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import select
@@ -198,6 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=_LIMIT_S, help="seconds that one test may take")
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="tcp, tls, …; by default all")
     options = parser.parse_args(arguments)
+    if importlib.util.find_spec("hamcrest") is None:
+        parser.error("Twisted's tests import PyHamcrest, which is not installed")
     wanted = [name.removeprefix("test_") for name in options.modules] or [*MODULES, *APART]
     reactors = ("uv", "epoll") if options.reactor == "both" else (options.reactor,)
     runs: dict[str, dict[str, ModuleRun]] = {}
