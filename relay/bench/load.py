@@ -6,7 +6,6 @@ Both print lines of JSON: marks (``open``, ``begin``, ``end``), progress, and th
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any, Final
 import attrs
 
 import relay
-from relay.bench.server import cores, cpu_s, resident_bytes
+from relay.bench.server import cores, cpu_s, pin, resident_bytes
 from relay.errors import RelayError
 
 CHECKOUT: Final = Path(relay.__file__).parent.parent
@@ -136,7 +135,7 @@ def run_all(
     started = [
         subprocess.Popen(
             [*command, *load.arguments()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, mine),
+            preexec_fn=lambda: pin(mine),
         )
         for load in loads
     ]  # fmt: skip

@@ -32,7 +32,7 @@ def bucket_ns(ns: int) -> int:
     """The upper end of the bucket of a latency; known to 1.6 %."""
     if ns < STEPS:
         return ns
-    shift = ns.bit_length() - STEPS.bit_length() + 1
+    shift = ns.bit_length() - STEPS.bit_length()
     return ((ns >> shift) + 1) << shift
 
 

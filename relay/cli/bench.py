@@ -45,13 +45,13 @@ def bench(
     """Load a node with WORKLOAD and measure rate, latency and processor time.
 
     \b
-    echo           calls to a handler in the node
+    echo             calls to a handler in the node
     fan-out[-paced]  one publisher, many subscribers; at a steady 20 a second
-    one-to-one     pushes between pairs of users
-    rpc            calls from client to client, through the router
-    connect, idle  sessions opened a second; memory of idle connections
-    channels       publications to many channels
-    mixed          echo, fan-out-paced and one-to-one at once
+    one-to-one       pushes between pairs of users
+    rpc              calls from client to client, through the router
+    connect, idle    sessions opened a second; memory of idle connections
+    channels         publications to many channels
+    mixed            echo, fan-out-paced and one-to-one at once
 
     Without --url a node is started, on a core of its own where there are two.
     """
