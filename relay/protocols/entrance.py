@@ -218,8 +218,10 @@ class Step:
         arrival = self.arrival
         if arrival.deadline is None:
             arrival.expect(transport)
-            if arrival.entrance.listener.nodelay and not arrival.unix:
-                transport.setTcpNoDelay(True)
+            wanted = arrival.entrance.listener.nodelay
+            # Relay's reactor says what it is; asking the socket would cost as much as setting it.
+            if not arrival.unix and wanted != getattr(transport, "nodelay", False):
+                transport.setTcpNoDelay(wanted)
 
     def dataReceived(self, data: bytes) -> None:
         """Look again. TLS delivers also after ``loseConnection``: that is nothing to look at."""

@@ -25,6 +25,9 @@ class TcpStream(Stream):
     #: Whether this side is the TLS client when ``startTLS`` does not say otherwise.
     is_client = False
 
+    #: What TCP_NODELAY is to begin with: uvloop sets it on every connection.
+    nodelay = True
+
     #: Whether the bytes go through TLS; see ``ISSLTransport`` for a better way to ask.
     TLS = False
 
