@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import time
@@ -26,7 +25,7 @@ from relay.client.aio import connect
 from relay.dialects.relay_v1 import BinaryStream, JsonLines
 from relay.errors import RelayError
 from relay.test.garbage_inputs import binary_units, from_nowhere, hello, http_head, json_units, mutated
-from relay.test.node_process import NodeProcess
+from relay.test.node_process import NodeProcess, report
 from relay.wire import handshake, kinds
 from relay.wire.filters import unwrap
 from relay.wire.handshake import read
@@ -277,12 +276,7 @@ def main() -> int:
             print(node.log[-4000:], file=sys.stderr)
     finally:
         node.close()
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:36} {value}")
-    return 0 if figures["ok"] else 1
+    return report(figures, options.json)
 
 
 if __name__ == "__main__":

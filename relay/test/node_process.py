@@ -167,3 +167,13 @@ def running(config: dict[str, Any] | None = None, reactor: str = "auto") -> Iter
         yield node.start()
     finally:
         node.close()
+
+
+def report(figures: dict[str, Any], as_json: bool) -> int:  # Any: numbers and lists
+    """Print a campaign's figures; the exit status that its ``ok`` means."""
+    if as_json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:36} {value}")
+    return 0 if figures["ok"] else 1

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import random
 import statistics
 import sys
@@ -26,7 +25,7 @@ from relay.client.aio import Client, ClientOptions, connect
 from relay.client.effects import Changed
 from relay.errors import RelayError
 from relay.test.bad_network import BadNetwork
-from relay.test.node_process import NodeProcess
+from relay.test.node_process import NodeProcess, report
 
 GROUP: Final = 5
 SWALLOW_BYTES_MAX: Final = 200_000
@@ -268,12 +267,7 @@ def main() -> int:
             print(node.log[-4000:], file=sys.stderr)
     finally:
         node.close()
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:28} {value}")
-    return 0 if figures["ok"] else 1
+    return report(figures, options.json)
 
 
 if __name__ == "__main__":
