@@ -109,8 +109,9 @@ class Talking(SynchronousTestCase):
         bob.one('[data-talk="user:py"]').click()
         bob.say("for python only")
         bob.wait(lambda: [push.value["text"] for push in self.pushes] == ["for python only"])
+        # The page shows what it sent when its own copy has come back, which is later than Python's.
+        bob.wait(lambda: bob.said() == ["for python only"])
         self.loop.run(self.python.push("dm", {"text": "for bob only", "to": "bob"}, user="bob"))
-        bob.one('[data-talk="user:py"]').click()
         bob.wait(lambda: bob.said() == ["for python only", "for bob only"])
 
         bob.one('[data-talk="channel:lobby"]').click()
