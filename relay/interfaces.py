@@ -7,12 +7,15 @@
     app ─────── IAnswer ───────▶ core          the handler's answers
     app ─────── INode ─────────▶ core          what handlers and plugins may do with the node
     router ──── IDirectory ────▶ one node: a dict; a cluster: the other nodes
+    core ────── IHistory ──────▶ store         publications of channels
+    core ────── IQueueStore ───▶ store         messages that wait to be acknowledged
+    core ────── IPresence ─────▶ store         who was here last, beyond the life of sessions
     node ────── IRelayPlugin ──▶ applications' code, found by ``twisted.plugin`` or named in the configuration
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from relay.core.identity import Identity
     from relay.errors import RelayError
+    from relay.records import Append, Item, Page, Put, QueueState, Range, Settle
     from relay.wire.handshake import Hello
     from relay.wire.message import Message
 
@@ -178,6 +182,77 @@ class IDirectory(Interface):
 
     def providers_changed(realm: str, procedure: str, providers: int, policy: str) -> None:
         """The number of providers of a procedure on this node changed."""
+
+
+class IHistory(Interface):
+    """The publications of channels, in the order of their offsets.
+
+    Promise:
+
+    - Offsets of a channel are 1, 2, 3 … without gap, in the order in which the appends were submitted. A failed append
+      takes no offset; two publications never have the same one, whatever crashes.
+    - A channel's ``epoch`` is made with its first publication and changes when its log was lost or purged: a position
+      is an offset together with its epoch.
+    - When ``done`` is called, what carries no error is as safe as the store makes it: on the disk (synced), or for a
+      memory store in this process. What carries one was certainly not stored (outcome ``not_done``), or nobody knows
+      (``unknown``).
+    - ``done`` is called in the reactor's thread, once per batch, in the order of submission; a memory store calls it
+      before the method returns. Nothing here blocks.
+    - Trimming by retention and expiry happens behind, in small steps; what is over its limits may still be read.
+    """
+
+    def append(batch: Sequence[Append], done: Callable[[Sequence[Append]], None]) -> None:
+        """Store publications; each comes back with its ``offset`` and ``epoch``, or with an ``error``: ``Full`` when
+        the disk or a quota is (temporary), ``Unavailable`` while the store is stopping."""
+
+    def read(wanted: Range, done: Callable[[Page], None]) -> None:
+        """A part of a channel's history. A channel that nobody published to has epoch '' and ``last`` 0."""
+
+    def purge(realm: str, channel: str, done: Callable[[RelayError | None], None]) -> None:
+        """Forget a channel's publications; the next one begins another epoch."""
+
+
+class IQueueStore(Interface):
+    """Messages that wait until somebody has acknowledged them, by realm and queue.
+
+    Promise: as ``IHistory`` for ``done`` and errors. A message that was stored is there after any crash until it was
+    settled as ``ACKED``, expired or purged; a settlement that was reported is never undone by a crash. Numbers of a
+    queue grow in the order of submission and are never given twice. Leases are not stored: after a restart all that
+    was not settled waits again.
+    """
+
+    def put(batch: Sequence[Put], done: Callable[[Sequence[Put]], None]) -> None:
+        """Store messages; each comes back with its ``number``, or with an ``error``: ``Full``, ``Unavailable``."""
+
+    def settle(batch: Sequence[Settle], done: Callable[[Sequence[Settle]], None] | None) -> None:
+        """Remove, postpone, bury or revive messages. ``done`` None: the caller need not know."""
+
+    def load(
+        realm: str, queue: str, after: int, limit: int, dead: bool, done: Callable[[Sequence[Item] | RelayError], None]
+    ) -> None:
+        """At most ``limit`` messages with numbers over ``after``, ascending; the waiting ones or the dead ones."""
+
+    def states(done: Callable[[Sequence[QueueState] | RelayError], None]) -> None:
+        """All queues that hold a message or are paused: asked once, at the start."""
+
+    def purge(realm: str, queue: str, dead: bool, done: Callable[[int | RelayError], None]) -> None:
+        """Remove all waiting messages, or all dead ones; how many there were."""
+
+    def pause(realm: str, queue: str, paused: bool, done: Callable[[RelayError | None], None]) -> None:
+        """Keep in mind that a queue is not to be delivered from."""
+
+
+class IPresence(Interface):
+    """When users were last here. Who is here now is the core's to know: it follows from the sessions.
+
+    Promise: a lost write costs the last seconds before a crash, nothing else. ``done`` as in ``IHistory``.
+    """
+
+    def seen(batch: Sequence[tuple[str, str, int]]) -> None:
+        """Realm, user and Unix time in ms of users whose last session has ended. Written behind, never awaited."""
+
+    def last_seen(realm: str, user: str, done: Callable[[int | RelayError], None]) -> None:
+        """Unix time in ms; 0 for a user who was never here, or is forgotten (``store.users_max``)."""
 
 
 class IRelayPlugin(Interface):
