@@ -1,4 +1,4 @@
-"""Channels: members, publications, who is here.
+"""Channels: members and publications; who is here is told by ``relay.core.presence``.
 
 A channel exists while it has members; a pattern that somebody subscribes to is a channel whose name is the pattern.
 Publishing looks up the literal name in a dict and the patterns that match it in a remembered list, so its cost does
@@ -16,11 +16,12 @@ from relay import errors
 from relay.core.auth.grant import check_user
 from relay.core.hub import FORWARDED_FLAGS
 from relay.wire import kinds, names
-from relay.wire.handshake import Member, Members, SubscribeOptions, UserPresence, read, write
+from relay.wire.handshake import SubscribeOptions, read, write
 from relay.wire.message import Message
 
 if TYPE_CHECKING:
     from relay.core.hub import Hub
+    from relay.core.presence import Presence
     from relay.core.realm import Realm
     from relay.core.session import Session
 
@@ -49,10 +50,11 @@ class Channel:
 
 
 class Channels:
-    """The router's part for publish, subscribe, unsubscribe and presence."""
+    """The router's part for publish, subscribe and unsubscribe."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, presence: Presence) -> None:
         self._hub = hub
+        self._presence = presence
         self._count = 0
 
     def publish(self, session: Session, message: Message) -> None:
@@ -100,7 +102,7 @@ class Channels:
         channel = self.join(session, name, options)
         if message.seq:
             if options.presence:
-                members = self._members(channel)
+                members = self._presence.members(channel)
                 reply = write(kinds.REPLY, {"count": members.count, "presence": members.members}, message.seq)
                 session.send(reply)
             else:
@@ -113,7 +115,7 @@ class Channels:
         known = session.subscriptions.get(name)
         if known is not None:
             known.options = options
-            self._watch(known.channel, session, options.presence)
+            self._presence.watch(known.channel, session, options.presence)
             return known.channel
         limits = hub.config.limits
         if len(session.subscriptions) >= limits.subscriptions_max:
@@ -137,8 +139,8 @@ class Channels:
         session.subscriptions[name] = subscription
         session.subscribed_patterns += pattern
         if not pattern:
-            self._tell(kinds.JOINED, session, subscription)
-        self._watch(channel, session, options.presence)
+            self._presence.tell(kinds.JOINED, session, subscription)
+        self._presence.watch(channel, session, options.presence)
         return channel
 
     def unsubscribe(self, session: Session, message: Message) -> None:
@@ -155,7 +157,7 @@ class Channels:
         channel = subscription.channel
         session.subscribed_patterns -= channel.pattern
         del channel.members[session]
-        self._watch(channel, session, False)
+        self._presence.watch(channel, session, False)
         if not channel.members:
             realm = session.realm
             self._count -= 1
@@ -164,63 +166,8 @@ class Channels:
                 realm.patterns.remove(channel.name, channel)
             realm.directory.channel_interest(realm.name, channel.name, False)
         if not channel.pattern:
-            self._tell(kinds.LEFT, session, subscription)
+            self._presence.tell(kinds.LEFT, session, subscription)
         return True
-
-    def presence(self, session: Session, message: Message) -> None:
-        """Who is in a channel; or whether a user is here."""
-        user = message.get(kinds.USER)
-        allows = session.identity.permissions.allows
-        if user is not None:
-            if not session.identity.permissions.allows_user("presence", user):
-                raise errors.Denied(f"presence of {user}")
-            count = len(session.realm.users.get(user, ()))
-            session.send(write(kinds.REPLY, UserPresence(count > 0, count), message.seq))
-            return
-        if not allows("presence", message.name):
-            raise errors.Denied(f"presence of {message.name}")
-        if not self._hub.rule(message.name).presence:
-            raise errors.Unsupported(f"presence is off in {message.name}")
-        channel = session.realm.channels.get(message.name)
-        members = Members(0) if channel is None else self._members(channel)
-        session.send(write(kinds.REPLY, members, message.seq))
-
-    # --- presence -------------------------------------------------------------------------------------------------
-
-    def _members(self, channel: Channel) -> Members:
-        limit = self._hub.config.limits.presence_list_max
-        listed: list[Member] = []
-        for session, subscription in channel.members.items():
-            if len(listed) >= limit:
-                break
-            listed.append(_member(session, subscription))
-        return Members(len(channel.members), tuple(listed))
-
-    def _watch(self, channel: Channel, session: Session, wanted: bool) -> None:
-        if wanted:
-            if channel.watchers is None:
-                channel.watchers = {}
-            channel.watchers[session] = None
-        elif channel.watchers is not None:
-            channel.watchers.pop(session, None)
-            if not channel.watchers:
-                channel.watchers = None
-
-    def _tell(self, kind: int, session: Session, subscription: Subscription) -> None:
-        """Joined or left, to who watches the channel or a pattern that matches it."""
-        realm = session.realm
-        name = subscription.channel.name
-        patterns = realm.patterns.match(name)
-        channel = subscription.channel
-        watchers: dict[Session, None] = dict(channel.watchers or ())
-        for pattern in patterns:
-            if pattern.watchers:
-                watchers.update(pattern.watchers)
-        watchers.pop(session, None)
-        if watchers and self._hub.rule(name).presence:
-            told = write(kind, _member(session, subscription), 0, name)
-            told.sender = session.sender
-            self._hub.deliver(told, watchers)
 
 
 def receivers(realm: Realm, name: str) -> Iterable[Session]:
@@ -238,8 +185,3 @@ def receivers(realm: Realm, name: str) -> Iterable[Session]:
     for pattern in patterns:
         together.update(dict.fromkeys(pattern.members))
     return together
-
-
-def _member(session: Session, subscription: Subscription) -> Member:
-    options = subscription.options
-    return Member(session.id, session.user, session.device, options.role, options.info, subscription.since)

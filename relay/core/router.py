@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from relay import errors
 from relay.core.channels import Channels
 from relay.core.hub import FORWARDED_FLAGS
+from relay.core.presence import Presence
 from relay.core.procedures import Procedures, targets
 from relay.wire import kinds
 from relay.wire.message import Message
@@ -40,7 +41,8 @@ class Router:
 
     def __init__(self, hub: Hub, random: Callable[[], float]) -> None:
         self._hub = hub
-        self.channels = Channels(hub)
+        self.presence = Presence(hub)
+        self.channels = Channels(hub, self.presence)
         self.procedures = Procedures(hub, random)
         self.held: dict[Session, deque[Message]] = {}
         """Sessions with a suspended hook, and their frames that wait behind it."""
@@ -53,7 +55,7 @@ class Router:
             kinds.CANCEL: self.procedures.cancel,
             kinds.SUBSCRIBE: self._subscribe,
             kinds.UNSUBSCRIBE: self.channels.unsubscribe,
-            kinds.PRESENCE: self.channels.presence,
+            kinds.PRESENCE: self.presence.ask,
             kinds.REGISTER: self.procedures.register,
             kinds.UNREGISTER: self.procedures.unregister,
         }
