@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.core.limits import is_loopback
-from relay.core.outbox import CONTROL, Outbox
+from relay.core.outbox import CONTROL, Outbox, StraightOutbox
 from relay.interfaces import IPeer
 from relay.wire import kinds
 
@@ -69,7 +69,10 @@ class Peer:
         self.ended = ""
         self._orderly = False
         slow = entrance.listener.slow or entrance.slow
-        self.outbox = Outbox(entrance.flusher, write or io.write, slow, self._overflow)
+        # Relay's reactor says that it joins writes; what is compressed or encrypted on its way is joined before.
+        straight = write is None and transport not in SECURE and getattr(io, "joins_writes", False)
+        box = StraightOutbox if straight else Outbox
+        self.outbox = box(entrance.flusher, write or io.write, slow, self._overflow)
         # A method that only called the outbox's would cost a sixth of each delivery.
         self.send = self.outbox.send
         self._entrance = entrance

@@ -43,6 +43,9 @@ class JoinedOutput(asyncio.Protocol):
     Subclasses say what happens when the output has drained, if ``_on_drain`` is set.
     """
 
+    #: Says to programs that need not join small writes themselves that this is done here.
+    joins_writes = True
+
     __slots__ = (
         "_blocked",
         "_on_drain",
@@ -70,7 +73,7 @@ class JoinedOutput(asyncio.Protocol):
         self._size = 0  # bytes in _out; 0 exactly when there is nothing in it
         self._blocked = True  # until uvloop has the socket
         self._writable = False  # connected and not half-closed
-        self._on_drain = False  # whether anybody waits for the output to have drained
+        self._on_drain = False  # whether anybody waits for the output to have drained: a producer, or a close
 
     def write(self, data: bytes) -> None:
         """Send ``data`` at the end of the turn, joined with everything else that is written to this stream.
@@ -113,8 +116,16 @@ class JoinedOutput(asyncio.Protocol):
         """Send what was written, unless the kernel is full; then do what waited for that."""
         if self._blocked:
             return
-        if self._size:
-            self._send()
+        size = self._size
+        if size:
+            out = self._out
+            # Fast path: one piece; in here, as a call for each stream of each turn would cost 60 ns.
+            if len(out) == 1:
+                self._out = _NOTHING
+                self._size = 0
+                self.uv.write(out[0])
+            else:
+                self._send()
         if self._on_drain and self.connected and not self._blocked:
             self._drained()
 
@@ -153,7 +164,7 @@ class JoinedOutput(asyncio.Protocol):
         if self.producer is None or not self.streamingProducer or self.producerPaused:
             return
         if self.unsent > self.bufferSize:
-            self.producerPaused = True
+            self.producerPaused = self._on_drain = True
             cast(IPushProducer, self.producer).pauseProducing()
 
     def _drop(self) -> None:
@@ -211,8 +222,8 @@ class Outgoing(JoinedOutput):
         self.producer = producer
         self.streamingProducer = streaming
         self.producerPaused = False
-        self._on_drain = True
         if not streaming:
+            self._on_drain = True
             cast(IPullProducer, producer).resumeProducing()
 
     def unregisterProducer(self) -> None:
@@ -242,6 +253,8 @@ class Outgoing(JoinedOutput):
             return
         if producer is not None and (self.producerPaused or not self.streamingProducer):
             self.producerPaused = False
+            # Nobody waits any more, and the flush of each turn need not ask; unless the producer pauses again.
+            self._on_drain = self.disconnecting or self._write_ending or not self.streamingProducer
             try:
                 cast(IPullProducer, producer).resumeProducing()
             except BaseException:  # noqa: BLE001 - any error of the application closes its connection

@@ -114,7 +114,7 @@ class UnixStream(Stream):
         self._touch()
         if len(self._descriptors) > _DESCRIPTORS_QUEUED_MAX and self.streamingProducer and not self.producerPaused:
             if self.producer is not None:
-                self.producerPaused = True
+                self.producerPaused = self._on_drain = True
                 cast(IPushProducer, self.producer).pauseProducing()
 
     def flush(self) -> None:

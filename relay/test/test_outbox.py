@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from relay.config import Slow
-from relay.core.outbox import CONTROL, DROPPABLE, JOIN_BYTES_MAX, LATEST, Flusher, Outbox
+from relay.core.outbox import CONTROL, DROP_OLDEST, DROPPABLE, JOIN_BYTES_MAX, LATEST, Flusher, Outbox, StraightOutbox
 
 
 class PlainOutbox:
@@ -38,13 +38,15 @@ class Turn:
             function()
 
 
-def outbox(policy: str = "disconnect", queue_bytes_max: int = 1000) -> tuple[Outbox, Turn, list[bytes], list[str]]:
+def outbox(
+    policy: str = "disconnect", queue_bytes_max: int = 1000, kind: type[Outbox] = Outbox
+) -> tuple[Outbox, Turn, list[bytes], list[str]]:
     """An outbox, the turn it flushes at, what it wrote, and a list that grows when it overflows."""
     turn = Turn()
     written: list[bytes] = []
     overflows: list[str] = []
     slow = Slow(policy=policy, queue_bytes_max=queue_bytes_max)  # type: ignore[arg-type]  # checked by msgspec
-    box = Outbox(Flusher(lambda f: turn.waiting.append(f)), written.append, slow, lambda: overflows.append("overflow"))
+    box = kind(Flusher(lambda f: turn.waiting.append(f)), written.append, slow, lambda: overflows.append("overflow"))
     box.skip_frame = lambda count: b"<skip %d>" % count
     return box, turn, written, overflows
 
@@ -101,6 +103,63 @@ class Joining(SynchronousTestCase):
         turn.end()
         self.assertEqual(b"".join(written), b"".join(plain.written))
         self.assertEqual(box.queued_bytes, 0)
+
+
+class Straight(SynchronousTestCase):
+    """The outbox over a transport that joins writes itself."""
+
+    def test_written_at_once(self):
+        """The transport has every frame as soon as it is sent, and nothing waits for the end of the turn."""
+        box, turn, written, _ = outbox(kind=StraightOutbox)
+        box.send(b"a")
+        box.send(b"b")
+        self.assertEqual((written, turn.waiting, box.queued_bytes), ([b"a", b"b"], [], 0))
+
+    def test_closed(self):
+        """After ``close``, or the end of the transport, frames go nowhere."""
+        for end in (StraightOutbox.close, StraightOutbox.stopProducing):
+            box, _, written, _ = outbox(kind=StraightOutbox)
+            box.send(b"a")
+            end(box)
+            box.send(b"b")
+            self.assertEqual((written, box.queued_bytes), ([b"a"], 0))
+
+    @given(
+        st.sampled_from(["disconnect", "drop_oldest", "latest"]),
+        st.lists(
+            st.one_of(
+                st.tuples(
+                    st.binary(min_size=1, max_size=40),
+                    st.sampled_from([None, "a", "b"]),
+                    st.sampled_from([0, CONTROL, DROPPABLE, DROPPABLE | LATEST, DROPPABLE | DROP_OLDEST]),
+                ),
+                st.sampled_from(["turn", "pause", "resume", "close", "lost"]),
+            ),
+            max_size=60,
+        ),
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_same_as_the_joining_twin(self, policy, steps):
+        """Whatever is sent and however slow the peer is: the bytes, the overflows and the counts of ``Outbox``."""
+        twins = [outbox(policy, 200, kind) for kind in (Outbox, StraightOutbox)]
+        for step in steps:
+            for box, turn, _, _ in twins:
+                if step in ("pause", "lost"):
+                    turn.end()  # what is still collected here is with the transport there
+                if isinstance(step, tuple):
+                    box.send(*step)
+                else:
+                    {
+                        "turn": turn.end, "pause": box.pauseProducing, "resume": box.resumeProducing,
+                        "close": box.close, "lost": box.stopProducing,
+                    }[step]()  # fmt: skip
+        seen = []
+        for box, turn, written, overflows in twins:
+            turn.end()
+            held = box.queued_bytes
+            box.stopProducing()
+            seen.append((b"".join(written), overflows, held, box.skipped, box.unsent()))
+        self.assertEqual(seen[0], seen[1])
 
 
 class SlowPeers(SynchronousTestCase):
