@@ -335,23 +335,27 @@ class Application:
 
     def pull(self, method: Method, session: Session, message: Message, answer: IAnswer) -> None:
         """Call ``method`` and answer with what comes of it. Never raises."""
-        started_at = self._operations.now()
+        operations = self._operations
+        started_at = operations.now()
         try:
             context = self._begin(method, session, message)
-            arguments = method.arguments.read(message.body, message.codec, context)
-            result = method.function(**arguments)
+            result = method.arguments.call(method.function, message.body, message.codec, context)
+            # Fast path: the result is there, and needs no encoding.
+            if type(result) is bytes:
+                answer.reply(result, kinds.RAW)
+                operations.spent(method.label, operations.now() - started_at)
+                return
             if method.stream:
                 result = run(self._stream(result, session, answer, message.codec))
             elif isinstance(result, CoroutineType):
                 result = run(result)
-            # Fast path: the result is there.
             if not hasattr(result, "__await__"):
                 if not method.stream:
                     _reply(answer, result, message.codec)
-                self._operations.spent(method.label, self._operations.now() - started_at)
+                operations.spent(method.label, operations.now() - started_at)
                 return
         except Exception as error:  # noqa: BLE001 - all errors are the caller's answer
-            self._operations.spent(method.label, self._operations.now() - started_at)
+            operations.spent(method.label, operations.now() - started_at)
             answer.fail(self._told(method, error, answer))
             return
         waiting = self._wait(method, result, started_at)
@@ -365,7 +369,7 @@ class Application:
         started_at = self._operations.now()
         try:
             context = self._begin(method, session, message)
-            result = method.function(**method.arguments.read(message.body, message.codec, context))
+            result = method.arguments.call(method.function, message.body, message.codec, context)
             if isinstance(result, CoroutineType):
                 result = run(result)
         except Exception as error:
@@ -377,14 +381,16 @@ class Application:
             # It was taken; what happens later is for the log, not for the sender.
             waiting.addErrback(self._failed, method, None)
 
-    def _begin(self, method: Method, session: Session, message: Message) -> Context:
+    def _begin(self, method: Method, session: Session, message: Message) -> Context | None:
+        """Count the call; the context, for a method that takes one. Raises ``RelayError`` when it may not be."""
         if self._stopping:
             raise Unavailable("the node stops")
         if len(self._running) >= self._running_max:
             raise Unavailable(f"{self._running_max} handlers are under way, more are not allowed")
-        _check_plain(message)
+        if message.fields is not None:
+            _check_plain(message)
         self.calls[method.label] += 1
-        return Context(self, session, message, method.label)
+        return Context(self, session, message, method.label) if method.arguments.context else None
 
     def _wait(self, method: Method, result: Awaitable[Any], started_at: float) -> Deferred[Any]:  # Any: its result
         """A Deferred for ``result`` that is watched, counted, and cancelled when the node stops."""

@@ -33,10 +33,11 @@ _DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError
 class Arguments:
     """What a handler takes. ``function`` is bound; ``where`` names it in errors. Raises ``ConfigError``."""
 
-    __slots__ = ("_context", "_default", "_json", "_msgpack", "_several", "_type", "_whole")
+    __slots__ = ("_alone", "_bare", "_default", "_json", "_msgpack", "_several", "_type", "_whole", "context")
 
     def __init__(self, function: Callable[..., Any], context_type: type, where: str) -> None:
-        self._context = ""
+        self.context = ""
+        """The name of the parameter that is given the context; '' when there is none."""
         self._whole = ""
         self._several = False
         self._type: Any = None  # Any: a type that msgspec understands, or None
@@ -44,7 +45,7 @@ class Arguments:
         body: list[tuple[str, Any, Any]] = []  # Any: type and default, as the handler has them
         for name, type_, default in _parameters(function, where):
             if type_ is context_type or (type_ is Any and name in CONTEXT_NAMES):
-                self._context = name
+                self.context = name
             else:
                 body.append((name, type_, default))
         if len(body) == 1:
@@ -52,11 +53,23 @@ class Arguments:
         elif body:
             self._several = True
             self._type = _struct(body)
+        # What the fast path of ``call`` asks: one parameter, given by position; and nothing to be done to the body.
+        self._alone = bool(self._whole) and not self.context and _by_position(function)
+        self._bare = self._alone and self._type is bytes and self._default is inspect.Parameter.empty
         try:
             self._json = msgspec.json.Decoder(self._type)
             self._msgpack = msgspec.msgpack.Decoder(self._type)
         except TypeError as error:
             raise ConfigError(f"{where}: {error}") from None
+
+    def call(self, function: Callable[..., Any], body: bytes, codec: int, context: object) -> Any:  # Any: its result
+        """``function`` with these arguments; the same as ``function(**self.read(…))``. Raises ``BadBody``."""
+        # Fast path: saves the dictionary, 0.15 us.
+        if self._bare:
+            return function(body)
+        if self._alone:
+            return function(self._one(body, codec))
+        return function(**self.read(body, codec, context))
 
     def read(self, body: bytes, codec: int, context: object) -> dict[str, Any]:  # Any: what the handler takes
         """The keyword arguments. Raises ``BadBody``."""
@@ -66,8 +79,8 @@ class Arguments:
             arguments = {name: getattr(found, name) for name in found.__struct_fields__}
         elif self._whole:
             arguments[self._whole] = self._one(body, codec)
-        if self._context:
-            arguments[self._context] = context
+        if self.context:
+            arguments[self.context] = context
         return arguments
 
     def _one(self, body: bytes, codec: int) -> Any:  # Any: as above
@@ -124,6 +137,12 @@ def _parameters(function: Callable[..., Any], where: str) -> list[tuple[str, Any
             raise ConfigError(f"{where}: the parameter {parameter} cannot be a key of the body")
         found.append((parameter.name, hints.get(parameter.name, Any), parameter.default))
     return found
+
+
+def _by_position(function: Callable[..., Any]) -> bool:
+    """Whether its first parameter may be given without its name."""
+    first = next(iter(inspect.signature(function).parameters.values()))
+    return first.kind is first.POSITIONAL_OR_KEYWORD
 
 
 def _struct(parameters: list[tuple[str, Any, Any]]) -> type[msgspec.Struct]:  # Any: as above

@@ -139,9 +139,8 @@ class Procedures:
             message = self._hub.for_handler(message)
             answer = LocalPull(self._hub, session, message.seq)
             local.pull(session, message, answer)
-            # Most handlers have answered by now: only what waits needs a deadline.
             if not answer.done:
-                self._hub.wheel.add(answer, deadline_s)
+                answer.wait(deadline_s)
         elif registration is not None:
             self._ask(session, message, registration.session, registration, deadline_s)
         else:

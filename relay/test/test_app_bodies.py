@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.app import (
     Context,
     Reply,
     route,
 )
+from relay.app_bodies import Arguments
 from relay.errors import (
     BadBody,
     FilterError,
@@ -18,6 +22,7 @@ from relay.errors import (
 )
 from relay.test.app_fixture import AppTestCase, Point
 from relay.wire import kinds
+from relay.wire.message import Message
 
 
 @route("")
@@ -50,6 +55,12 @@ class Bodies:
 
     def context(self, ctx: Context, x: int) -> list[Any]:
         return [ctx.user, ctx.route, ctx.metadata, x]
+
+    def named(self, *, body: bytes) -> bytes:
+        return body
+
+    def spare(self, body: bytes = b"spare") -> bytes:
+        return body
 
     def untyped(self, ctx, x):
         return [ctx.user, x]
@@ -94,6 +105,27 @@ class BodyTests(AppTestCase):
         for name, expected in [("point", {"x": 2, "y": 1}), ("several", [1, 2, []])]:
             reply, codec, _ = self.call(name, body, kinds.MSGPACK).replies[0]
             self.assertEqual((msgspec.msgpack.decode(reply), codec), (expected, kinds.MSGPACK))
+
+    @given(
+        st.sampled_from([name for name, _ in inspect.getmembers(Bodies, inspect.isfunction) if name != "unwritable"]),
+        st.one_of(st.binary(max_size=6), st.sampled_from([b"", b"5", b'"ab"', b'{"x": 1, "y": 2}', b"[1]", b"null"])),
+        st.integers(0, 5),
+    )
+    def test_call_as_its_plain_twin(self, name: str, body: bytes, codec: int) -> None:
+        """A call by position gives what the call with the dictionary of arguments gives, errors too."""
+        function = getattr(Bodies(), name)
+        arguments = Arguments(function, Context, name)
+        context: Any = Context(self.app, self.session, Message(kinds.PULL), name)
+
+        def outcome(call: Any) -> tuple[str, Any]:
+            try:
+                return "result", call()
+            except BadBody as error:
+                return "error", str(error)
+
+        plain = outcome(lambda: function(**arguments.read(body, codec, context)))
+        fast = outcome(lambda: arguments.call(function, body, codec, context))
+        self.assertEqual(repr(fast), repr(plain))
 
     def test_raw_and_text(self):
         """bytes are the body as it is; a string is text, or what JSON and MessagePack hold."""
