@@ -1,52 +1,26 @@
 """The configuration: frozen, validated structs with every default and every limit, units in the names.
 
-Only values live here. Reading files and the environment, secrets by reference and the sentences for mistakes are
+Only values live here and in the modules beside it: ``relay.config_types`` has the types, ``relay.config_auth`` the
+section ``auth``. Reading files and the environment, secrets by reference and the sentences for mistakes are
 ``relay.config_load``'s, checks across settings ``relay.config_check``'s; the page ``docs/configuration.md`` and the
 JSON Schema are made from these structs.
-
-Units: ``_s`` seconds, ``_ms`` milliseconds, ``_bytes`` bytes, ``_per_s`` a second. ``_max`` and ``_min`` are limits; a
-number without a unit counts things.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-WHOLE_MAX: Final = 2**53 - 1
-"""The largest whole number that every JSON parser reads exactly."""
-SECONDS_MAX: Final = 366 * 24 * 3600
-"""The longest time that can be configured, a year; also keeps infinity out."""
-NAME_BYTES_MAX: Final = 255
+from relay.config_auth import Auth
+from relay.config_types import NAME_BYTES_MAX, Count, Name, Positive, PositiveSeconds, Seconds, Section, Text
 
-Count = Annotated[int, Meta(ge=0, le=WHOLE_MAX)]
-Positive = Annotated[int, Meta(gt=0, le=WHOLE_MAX)]
-Seconds = Annotated[float, Meta(ge=0, le=SECONDS_MAX)]
-PositiveSeconds = Annotated[float, Meta(gt=0, le=SECONDS_MAX)]
-Text = Annotated[str, Meta(min_length=1)]
-Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
 SlowPolicy = Literal["disconnect", "drop_oldest", "latest"]
-DuplicateDevice = Literal["replace", "refuse"]
 Level = Literal["debug", "info", "warn", "error", "critical"]
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown keys are mistakes."""
-
-
-class SecretRef(_Section, frozen=True, kw_only=True):
-    """A secret kept elsewhere: exactly one of the two."""
-
-    file: Annotated[str, Meta(description="file whose content is the secret; newlines at its end do not count")] = ""
-    env: Annotated[str, Meta(description="environment variable that holds the secret")] = ""
-
-
-Secret = str | SecretRef
-
-
-class Tls(_Section, frozen=True, kw_only=True):
+class Tls(Section, frozen=True, kw_only=True):
     """Certificates of a listener; the files are watched and reloaded."""
 
     certificate: Annotated[Text, Meta(description="PEM file with the certificate and those between it and its root")]
@@ -61,7 +35,7 @@ class Tls(_Section, frozen=True, kw_only=True):
     reload_check_s: Annotated[PositiveSeconds, Meta(description="how often the files are looked at")] = 10.0
 
 
-class WebSocket(_Section, frozen=True, kw_only=True):
+class WebSocket(Section, frozen=True, kw_only=True):
     """WebSocket on a listener."""
 
     path: Annotated[str, Meta(description="path of the URL that opens a WebSocket", pattern="^/[^?#\\s]*$")] = "/ws"
@@ -73,7 +47,7 @@ class WebSocket(_Section, frozen=True, kw_only=True):
     message_bytes_max: Annotated[Positive, Meta(description="largest message, all its fragments together")] = 1_048_576
 
 
-class Http(_Section, frozen=True, kw_only=True):
+class Http(Section, frozen=True, kw_only=True):
     """HTTP on a listener."""
 
     page: Annotated[bool, Meta(description="serve the page at / and the browser's module /relay.js")] = True
@@ -85,7 +59,7 @@ class Http(_Section, frozen=True, kw_only=True):
     idle_timeout_s: Annotated[PositiveSeconds, Meta(description="an idle HTTP connection is closed after this")] = 30.0
 
 
-class Slow(_Section, frozen=True, kw_only=True):
+class Slow(Section, frozen=True, kw_only=True):
     """What happens to a receiver that does not take what is sent to it."""
 
     policy: Annotated[
@@ -103,7 +77,7 @@ class Slow(_Section, frozen=True, kw_only=True):
     ] = 10.0
 
 
-class Listener(_Section, frozen=True, kw_only=True):
+class Listener(Section, frozen=True, kw_only=True):
     """An address, a transport and the protocols on it, with limits of its own."""
 
     name: Annotated[
@@ -151,126 +125,7 @@ class Listener(_Section, frozen=True, kw_only=True):
         return self.name or self.address
 
 
-class Permit(_Section, frozen=True, kw_only=True):
-    """Patterns of names per action; what no pattern matches is denied.
-
-    In a pattern `*` stands for one segment and a last `**` for all that follow; `{user}` is the session's own user.
-    """
-
-    publish: Annotated[tuple[Name, ...], Meta(description="channels to publish to")] = ()
-    subscribe: Annotated[tuple[Name, ...], Meta(description="channels, or patterns of them, to be a member of")] = ()
-    push: Annotated[tuple[Name, ...], Meta(description="users and procedures to push to")] = ()
-    call: Annotated[tuple[Name, ...], Meta(description="procedures and users to pull from")] = ()
-    register: Annotated[tuple[Name, ...], Meta(description="procedures to provide")] = ()
-    broadcast: Annotated[tuple[Name, ...], Meta(description="routes of pushes to all sessions of the realm")] = ()
-    presence: Annotated[tuple[Name, ...], Meta(description="channels of which to see who is there")] = ()
-    bind: Annotated[tuple[Name, ...], Meta(description="users whose name the session may take")] = ()
-
-
-EVERYTHING = Permit(
-    publish=("**",),
-    subscribe=("**",),
-    push=("**",),
-    call=("**",),
-    register=("**",),
-    presence=("**",),
-    broadcast=("**",),
-)
-
-
-class Anonymous(_Section, frozen=True, kw_only=True):
-    """Sessions without proof of identity."""
-
-    enabled: Annotated[bool, Meta(description="let them in, from loopback or with `auth.allow_anonymous`")] = True
-    names: Annotated[
-        bool, Meta(description="believe the user's name in the hello; false: a hello with a name is refused")
-    ] = True
-    permissions: Annotated[Permit, Meta(description="what they may do")] = EVERYTHING
-
-
-class StaticUser(_Section, frozen=True, kw_only=True):
-    """A user of the configuration. `relay config password` makes the hash."""
-
-    name: Annotated[Name, Meta(description="the user")]
-    password_scrypt: Annotated[Secret, Meta(description="hash of the password: `scrypt$N$r$p$salt$hash`")]
-    realm: Annotated[Name, Meta(description="the user's realm")] = "default"
-    permissions: Annotated[Permit, Meta(description="what the user's sessions may do")] = EVERYTHING
-    subscriptions: Annotated[tuple[Name, ...], Meta(description="channels that every session of the user is in")] = ()
-
-
-class Jwt(_Section, frozen=True, kw_only=True):
-    """JSON Web Tokens of one issuer. Exactly one of `secret`, `public_key_file` and `jwks_url` is given."""
-
-    name: Annotated[Name, Meta(description="label in logs and metrics, and for `auth.order`")] = "jwt"
-    algorithms: Annotated[
-        tuple[Literal["HS256", "RS256", "ES256", "EdDSA"], ...],
-        Meta(min_length=1, description="accepted algorithms; a token's own header cannot widen them"),
-    ]
-    secret: Annotated[Secret | None, Meta(description="shared secret for HS256, at least 32 bytes")] = None
-    public_key_file: Annotated[str, Meta(description="PEM file with the issuer's public key or certificate")] = ""
-    jwks_url: Annotated[str, Meta(description="URL of the issuer's key set (RFC 7517)")] = ""
-    jwks_cache_s: Annotated[PositiveSeconds, Meta(description="a fetched key set is used for this long")] = 300.0
-    jwks_timeout_s: Annotated[PositiveSeconds, Meta(description="time for fetching it")] = 5.0
-    audience: Annotated[str, Meta(description="what the claim `aud` has to contain; empty: not checked")] = ""
-    issuer: Annotated[str, Meta(description="what the claim `iss` has to be; empty: not checked")] = ""
-    leeway_s: Annotated[Seconds, Meta(description="tolerance for `exp` and `nbf`")] = 5.0
-    user_claim: Annotated[Text, Meta(description="claim that names the user")] = "sub"
-    realm_claim: Annotated[Text, Meta(description="claim that names the realm; absent: the listener's")] = "realm"
-    permissions_claim: Annotated[
-        Text, Meta(description="claim with an object like `permissions`; absent: `permissions` below")
-    ] = "permissions"
-    subscriptions_claim: Annotated[Text, Meta(description="claim with a list of channels that the session is in")] = (
-        "subscriptions"
-    )
-    permissions: Annotated[Permit, Meta(description="for tokens that do not say")] = EVERYTHING
-    token_bytes_max: Annotated[Positive, Meta(description="largest token")] = 8192
-
-
-class CallOut(_Section, frozen=True, kw_only=True):
-    """A URL that is asked who a session is.
-
-    It gets the hello as JSON by POST and answers 200 with
-    `{user, realm?, device?, permissions?, subscriptions?, expires_in_s?, token_id?}`, or 401 or 403 to refuse.
-    """
-
-    name: Annotated[Name, Meta(description="label in logs and metrics, and for `auth.order`")] = "http"
-    url: Annotated[Text, Meta(description="`http://` or `https://` URL")]
-    secret: Annotated[Secret | None, Meta(description="sent along as a bearer token")] = None
-    timeout_s: Annotated[PositiveSeconds, Meta(description="time for the answer")] = 5.0
-    pending_max: Annotated[Positive, Meta(description="questions under way at once")] = 256
-    response_bytes_max: Annotated[Positive, Meta(description="largest answer")] = 65_536
-    permissions: Annotated[Permit, Meta(description="for answers that do not say")] = EVERYTHING
-
-
-class Auth(_Section, frozen=True, kw_only=True):
-    """Who may come in; asked in the order `order`."""
-
-    order: Annotated[
-        tuple[Text, ...],
-        Meta(
-            description="authenticators in turn: `static`, `jwt`, `http`, `anonymous`, or the name of one entry of "
-            "`jwt` or `http`; plugins are asked before them"
-        ),
-    ] = ("static", "jwt", "http", "anonymous")
-    static: Annotated[tuple[StaticUser, ...], Meta(description="users of the configuration, with passwords")] = ()
-    jwt: Annotated[tuple[Jwt, ...], Meta(description="issuers of tokens")] = ()
-    http: Annotated[tuple[CallOut, ...], Meta(description="URLs that are asked")] = ()
-    anonymous: Anonymous = Anonymous()
-    allow_anonymous: Annotated[
-        bool, Meta(description="let anonymous sessions in from other machines too; else such listeners are refused")
-    ] = False
-    duplicate_device: Annotated[
-        DuplicateDevice,
-        Meta(description="a user's device comes a second time: `replace` the first session or `refuse` the second"),
-    ] = "replace"
-    scrypt_threads_max: Annotated[Positive, Meta(description="passwords checked at once, each in a thread")] = 2
-    pending_max: Annotated[Positive, Meta(description="sessions that wait to be let in")] = 4096
-    expiry_warning_s: Annotated[
-        Seconds, Meta(description="the client is asked for a new token this long before its proof expires")
-    ] = 30.0
-
-
-class Limits(_Section, frozen=True, kw_only=True):
+class Limits(Section, frozen=True, kw_only=True):
     """Limits, per session unless the description says otherwise."""
 
     connections_max: Annotated[Positive, Meta(description="connections of the node")] = 100_000
@@ -318,7 +173,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     ] = 0.0
 
 
-class Timing(_Section, frozen=True, kw_only=True):
+class Timing(Section, frozen=True, kw_only=True):
     """Heartbeats, time-outs and resume."""
 
     handshake_timeout_s: Annotated[
@@ -347,7 +202,7 @@ class Timing(_Section, frozen=True, kw_only=True):
         return max(self.heartbeat_s_min, min(wished_ms / 1000, self.heartbeat_s))
 
 
-class ChannelRule(_Section, frozen=True, kw_only=True):
+class ChannelRule(Section, frozen=True, kw_only=True):
     """Options of the channels whose name matches; the first rule that matches counts."""
 
     pattern: Annotated[Name, Meta(description="name or pattern of channels")]
@@ -358,7 +213,7 @@ class ChannelRule(_Section, frozen=True, kw_only=True):
     subscribe_for: Annotated[tuple[Name, ...], Meta(description="users that are always members, all sessions")] = ()
 
 
-class Handlers(_Section, frozen=True, kw_only=True):
+class Handlers(Section, frozen=True, kw_only=True):
     """Application code in the node."""
 
     plugins: Annotated[
@@ -369,7 +224,7 @@ class Handlers(_Section, frozen=True, kw_only=True):
     running_max: Annotated[Positive, Meta(description="handlers under way at once")] = 10_000
 
 
-class Log(_Section, frozen=True, kw_only=True):
+class Log(Section, frozen=True, kw_only=True):
     """What is written to the log."""
 
     format: Annotated[Literal["text", "json"], Meta(description="a line of text, or a JSON object a line")] = "text"
@@ -384,7 +239,7 @@ class Log(_Section, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=lambda: {"twisted": "warn", "log_legacy": "warn"})
 
 
-class Config(_Section, frozen=True, kw_only=True):
+class Config(Section, frozen=True, kw_only=True):
     """One node."""
 
     data: Annotated[Text, Meta(description="directory for what the node keeps; made when it is not there")] = (

@@ -17,11 +17,12 @@ import msgspec
 import msgspec.inspect as inspect
 
 from relay import config_shape as shapes
-from relay.config import Config, SecretRef
+from relay.config import Config
 from relay.config_env import override, variable_at
 from relay.config_files import Tree, read_file, read_text
 from relay.config_mistakes import explain
 from relay.config_shape import Path, dotted
+from relay.config_types import SecretRef
 from relay.errors import ConfigError
 
 SECRET_BYTES_MAX: Final = 64 * 1024

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 import msgspec.inspect as inspect
 
-from relay.config import WHOLE_MAX, Config, SecretRef
+from relay.config import Config
+from relay.config_types import WHOLE_MAX, SecretRef
 
 Path = tuple[str | int, ...]
 

@@ -24,7 +24,8 @@ from twisted.logger import ILogFilterPredicate, ILogObserver, LogEvent, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relay.config import WHOLE_MAX, Log
+from relay.config import Log
+from relay.config_types import WHOLE_MAX
 from relay.errors import ConfigError
 
 NAMES_KNOWN_MAX: Final = 10_000

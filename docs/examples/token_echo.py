@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from zope.interface import implementer
 
 from relay.app import Context, Reply, pull, route, unknown
-from relay.config import Permit
+from relay.config_auth import Permit
 from relay.core.identity import Identity
 from relay.core.permissions import permissions_for
 from relay.errors import Unauthenticated

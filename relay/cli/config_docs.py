@@ -11,8 +11,9 @@ import msgspec
 import msgspec.inspect as inspect
 
 from relay import config_shape as shapes
-from relay.config import EVERYTHING, SECONDS_MAX, SecretRef
+from relay.config_auth import EVERYTHING
 from relay.config_load import RESTART
+from relay.config_types import SECONDS_MAX, SecretRef
 
 INTRODUCTION: Final = """\
 # Configuration

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 from typing import Final, Literal, get_args
 
-from relay.config import Permit
+from relay.config_auth import Permit
 
 Action = Literal["publish", "subscribe", "push", "call", "register", "broadcast", "presence", "bind"]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)

@@ -19,7 +19,8 @@ from twisted.web.resource import Resource
 
 from relay.admin.metrics import MetricsResource
 from relay.admin.site import site
-from relay.config import EVERYTHING, Config, Listener, Permit, Tls
+from relay.config import Config, Listener, Tls
+from relay.config_auth import EVERYTHING, Permit
 from relay.core.gate import Gate
 from relay.core.hub import Hub
 from relay.core.identity import Identity

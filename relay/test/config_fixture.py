@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay import config_load, config_shape
-from relay.config import Config, SecretRef
+from relay.config import Config
+from relay.config_types import SecretRef
 from relay.errors import ConfigError
 
 # Any: strategies of any values are mixed here.

@@ -11,7 +11,8 @@ import msgspec
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from relay.config import EVERYTHING, Config, Permit
+from relay.config import Config
+from relay.config_auth import EVERYTHING, Permit
 from relay.core.gate import Gate
 from relay.core.hub import Hub
 from relay.core.identity import Identity

@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
-from relay.config import EVERYTHING
+from relay.config_auth import EVERYTHING
 from relay.core.identity import Identity
 from relay.core.permissions import permissions_for
 from relay.errors import RelayError

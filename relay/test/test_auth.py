@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from relay.config import Anonymous, Auth, CallOut, Jwt, Permit, SecretRef, StaticUser
+from relay.config_auth import Anonymous, Auth, CallOut, Jwt, Permit, StaticUser
+from relay.config_types import SecretRef
 from relay.core.auth.anonymous import AnonymousAuthenticator
 from relay.core.auth.authentication import Authentication
 from relay.core.auth.grant import Declined, check_user

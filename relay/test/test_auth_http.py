@@ -14,7 +14,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface.verify import verifyObject
 
-from relay.config import Auth, CallOut, Jwt, Permit, SecretRef
+from relay.config_auth import Auth, CallOut, Jwt, Permit
+from relay.config_types import SecretRef
 from relay.core.auth.authentication import Authentication
 from relay.core.auth.callout import REASON_CHARACTERS_MAX, CallOutAuthenticator
 from relay.core.auth.fetch import FetchFailed, fetch

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
-from relay.config import Jwt, Permit
+from relay.config_auth import Jwt, Permit
 from relay.core.auth.keys import pem_key
 from relay.core.auth.tokens import jwt_authenticator
 from relay.core.identity import Identity

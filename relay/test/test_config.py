@@ -10,9 +10,10 @@ import msgspec.inspect as inspect
 from twisted.trial.unittest import SynchronousTestCase
 
 import relay
-from relay import config, config_shape
+from relay import config_shape
 from relay.cli.config_docs import sections
 from relay.config import Config, Listener, Timing
+from relay.config_auth import EVERYTHING, Permit
 
 SOURCES = Path(relay.__file__).parent
 
@@ -101,8 +102,8 @@ class ValueTests(SynchronousTestCase):
 
     def test_everything_but_bind(self):
         """The default permissions allow all actions but taking another's name."""
-        allowed = {name for name in config.Permit.__struct_fields__ if getattr(config.EVERYTHING, name) == ("**",)}
-        self.assertEqual(set(config.Permit.__struct_fields__) - allowed, {"bind"})
+        allowed = {name for name in Permit.__struct_fields__ if getattr(EVERYTHING, name) == ("**",)}
+        self.assertEqual(set(Permit.__struct_fields__) - allowed, {"bind"})
 
     def test_heartbeat(self):
         """A client's wish for a heartbeat counts between the least and the configured one."""

@@ -7,23 +7,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay import config_load
-from relay.config import (
-    Anonymous,
-    Auth,
-    CallOut,
-    ChannelRule,
-    Config,
-    Handlers,
-    Http,
-    Jwt,
-    Limits,
-    Listener,
-    Permit,
-    StaticUser,
-    Timing,
-    Tls,
-    WebSocket,
-)
+from relay.config import ChannelRule, Config, Handlers, Http, Limits, Listener, Timing, Tls, WebSocket
+from relay.config_auth import Anonymous, Auth, CallOut, Jwt, Permit, StaticUser
 from relay.config_check import endpoint, problems
 from relay.errors import ConfigError
 

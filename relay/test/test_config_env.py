@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import config_load
-from relay.config import Auth, Config, Limits, Listener, Log, Timing
+from relay.config import Config, Limits, Listener, Log, Timing
+from relay.config_auth import Auth
 from relay.errors import ConfigError
 from relay.test.config_fixture import PROPERTY, ConfigCase
 

@@ -13,22 +13,9 @@ from hypothesis import strategies as st
 
 from relay import config_load
 from relay.cli.config import dump_yaml, tree
-from relay.config import (
-    Anonymous,
-    Auth,
-    Config,
-    Jwt,
-    Limits,
-    Listener,
-    Log,
-    Permit,
-    SecretRef,
-    Slow,
-    StaticUser,
-    Timing,
-    Tls,
-    WebSocket,
-)
+from relay.config import Config, Limits, Listener, Log, Slow, Timing, Tls, WebSocket
+from relay.config_auth import Anonymous, Auth, Jwt, Permit, StaticUser
+from relay.config_types import SecretRef
 from relay.errors import ConfigError
 from relay.test.config_fixture import PROPERTY, ConfigCase, configs
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.config import ChannelRule, Config, Limits, Permit
+from relay.config import ChannelRule, Config, Limits
+from relay.config_auth import Permit
 from relay.core.channels import receivers
 from relay.core.hub import FORWARDED, FORWARDED_IN_REPLIES
 from relay.test.core_fixture import Core, Guest

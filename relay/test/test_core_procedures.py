@@ -11,7 +11,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from relay import errors
-from relay.config import Config, Limits, Permit
+from relay.config import Config, Limits
+from relay.config_auth import Permit
 from relay.interfaces import IAnswer, ILocalProvider, INode
 from relay.test.core_fixture import Core, Guest
 from relay.wire import kinds

@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay import errors
-from relay.config import ChannelRule, Config, Limits, Permit, Slow
+from relay.config import ChannelRule, Config, Limits, Slow
+from relay.config_auth import Permit
 from relay.core.identity import Identity
 from relay.core.outbox import Outbox
 from relay.core.permissions import permissions_for

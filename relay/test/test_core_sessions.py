@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from relay import errors
-from relay.config import Auth, ChannelRule, Config, Limits, Listener, Permit, Timing
+from relay.config import ChannelRule, Config, Limits, Listener, Timing
+from relay.config_auth import Auth, Permit
 from relay.core.identity import Identity
 from relay.core.permissions import permissions_for
 from relay.interfaces import IConnection, IGate

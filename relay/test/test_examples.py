@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import relay
 from relay.app import Application
-from relay.config import Auth, Config, Handlers
+from relay.config import Config, Handlers
+from relay.config_auth import Auth
 from relay.core.auth.authentication import Authentication
 from relay.core.hub import Hub
 from relay.errors import Denied, NoProvider, Refused, Unauthenticated

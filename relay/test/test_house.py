@@ -40,6 +40,8 @@ FLOORS: Final = {
     "relay": 0,
     "relay.errors": 0,
     "relay.config": 1,
+    "relay.config_auth": 1,
+    "relay.config_types": 1,
     "relay.records": 1,
     "relay.wire": 1,
     "relay.dialects": 1,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.config import EVERYTHING, Permit
+from relay.config_auth import EVERYTHING, Permit
 from relay.core import permissions
 from relay.core.permissions import ACTIONS, Permissions, covers, permissions_for, user_segment
 from relay.wire import names

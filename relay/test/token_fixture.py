@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.config import Jwt
+from relay.config_auth import Jwt
 from relay.core.auth.grant import Declined
 from relay.core.auth.tokens import JwtAuthenticator, jwt_authenticator
 from relay.core.identity import Identity

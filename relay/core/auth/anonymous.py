@@ -7,7 +7,7 @@ from typing import Final
 
 from zope.interface import implementer
 
-from relay.config import Anonymous
+from relay.config_auth import Anonymous
 from relay.core.auth.grant import Declined, Grant, check_permit, identity_of
 from relay.core.identity import Identity
 from relay.errors import BadName, Unauthenticated

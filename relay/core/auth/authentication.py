@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from twisted.web.iweb import IAgent
 
-from relay.config import Auth
+from relay.config_auth import Auth
 from relay.core.auth.anonymous import AnonymousAuthenticator
 from relay.core.auth.callout import CallOutAuthenticator
 from relay.core.auth.grant import Declined

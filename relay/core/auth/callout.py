@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
-from relay.config import CallOut
+from relay.config_auth import CallOut
 from relay.core.auth.fetch import FetchFailed, fetch
 from relay.core.auth.grant import Grant, check_permit, identity_of, secret_text
 from relay.core.identity import Identity

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from relay.config import Permit, Secret
+from relay.config_auth import Permit
+from relay.config_types import Secret
 from relay.core.identity import Identity
 from relay.core.permissions import ACTIONS, permissions_for
 from relay.errors import BadBody, BadName, ConfigError, RelayError, Unauthenticated

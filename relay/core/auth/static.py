@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from relay.config import StaticUser
+from relay.config_auth import StaticUser
 from relay.core.auth.grant import (
     Declined,
     Grant,

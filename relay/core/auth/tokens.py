@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
-from relay.config import Jwt, Permit
+from relay.config_auth import Jwt, Permit
 from relay.core.auth.grant import Declined, Grant, check_permit, converted, identity_of, refused, secret_text
 from relay.core.auth.keys import FixedKeys, KeySource, RemoteKeys, VerifyKey, pem_key, secret_key
 from relay.core.identity import Identity
