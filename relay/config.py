@@ -35,6 +35,12 @@ class Tls(Section, frozen=True, kw_only=True):
     reload_check_s: Annotated[PositiveSeconds, Meta(description="how often the files are looked at")] = 10.0
 
 
+class Secure(Section, frozen=True, kw_only=True):
+    """The secure channel on a listener, where TLS is not used: docs/secure.md."""
+
+    plain: Annotated[bool, Meta(description="the same port also takes connections without it")] = False
+
+
 class WebSocket(Section, frozen=True, kw_only=True):
     """WebSocket on a listener."""
 
@@ -99,6 +105,10 @@ class Listener(Section, frozen=True, kw_only=True):
         ),
     ] = ("relay",)
     tls: Annotated[Tls | None, Meta(description="encrypt; without this section connections are plain")] = None
+    secure: Annotated[
+        Secure | None,
+        Meta(description="the secure channel, for relay's stream protocol; `relay key show` prints the node's key"),
+    ] = None
     websocket: WebSocket = WebSocket()
     http: Http = Http()
     proxy_protocol: Annotated[

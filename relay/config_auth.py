@@ -58,6 +58,18 @@ class StaticUser(Section, frozen=True, kw_only=True):
     subscriptions: Annotated[tuple[Name, ...], Meta(description="channels that every session of the user is in")] = ()
 
 
+class KeyUser(Section, frozen=True, kw_only=True):
+    """A user who proves a key of their own in the secure channel. `relay key make` makes one."""
+
+    name: Annotated[Name, Meta(description="the user")]
+    key: Annotated[
+        str, Meta(pattern="^[A-Za-z0-9+/]{43}=$", description="the user's public key: 32 bytes of Ed25519 in base64")
+    ]
+    realm: Annotated[Name, Meta(description="the user's realm")] = "default"
+    permissions: Annotated[Permit, Meta(description="what the user's sessions may do")] = EVERYTHING
+    subscriptions: Annotated[tuple[Name, ...], Meta(description="channels that every session of the user is in")] = ()
+
+
 class Jwt(Section, frozen=True, kw_only=True):
     """JSON Web Tokens of one issuer. Exactly one of `secret`, `public_key_file` and `jwks_url` is given."""
 
@@ -108,10 +120,11 @@ class Auth(Section, frozen=True, kw_only=True):
     order: Annotated[
         tuple[Text, ...],
         Meta(
-            description="authenticators in turn: `static`, `jwt`, `http`, `anonymous`, or the name of one entry of "
-            "`jwt` or `http`; plugins are asked before them"
+            description="authenticators in turn: `key`, `static`, `jwt`, `http`, `anonymous`, or the name of one entry "
+            "of `jwt` or `http`; plugins are asked before them"
         ),
-    ] = ("static", "jwt", "http", "anonymous")
+    ] = ("key", "static", "jwt", "http", "anonymous")
+    keys: Annotated[tuple[KeyUser, ...], Meta(description="users who prove a key in the secure channel")] = ()
     static: Annotated[tuple[StaticUser, ...], Meta(description="users of the configuration, with passwords")] = ()
     jwt: Annotated[tuple[Jwt, ...], Meta(description="issuers of tokens")] = ()
     http: Annotated[tuple[CallOut, ...], Meta(description="URLs that are asked")] = ()

@@ -166,6 +166,10 @@ def _spoken(listener: Listener, path: str) -> Iterator[str]:
         yield f"{path}.http: has no effect without http in {path}.protocols"
     if {"http", "websocket"} <= set(listener.protocols) and listener.websocket.path in OWN_PATHS:
         yield f"{path}.websocket.path: {listener.websocket.path} is a path of http; another is expected, such as /ws"
+    if listener.secure is not None and listener.tls is not None:
+        yield f"{path}.secure: the listener has tls already; one of the two is expected"
+    if listener.secure is not None and "relay" not in listener.protocols:
+        yield f"{path}.secure: it is for relay's stream protocol, which is not in {path}.protocols"
     try:
         check_name(listener.realm)
     except BadName as error:

@@ -43,6 +43,7 @@ class IPeer(Interface):
     address: str = Attribute("The remote host address, without port; '' for a Unix socket.")
     listener: str = Attribute("The listener's name in the configuration.")
     certificate: str = Attribute("Common name of a verified client certificate, or ''.")
+    key: str = Attribute("Public key that the client proved in the secure channel, base64, or ''.")
     local: bool = Attribute("True for loopback and Unix sockets.")
 
     def send(frame: bytes, key: str | None = None, flags: int = 0) -> None:

@@ -35,6 +35,7 @@ from relay.core.router import Router
 from relay.core.sessions import Sessions
 from relay.errors import ConfigError
 from relay.hooks import Hooks
+from relay.key_files import load_identity
 from relay.plugin_load import load_plugins
 from relay.protocols.entrance import Entrance
 from relay.protocols.listen import ListenerService
@@ -106,6 +107,8 @@ class Parts:
             config.limits, config.timing, config.slow, root,
         )  # fmt: skip
         service.entrance.anonymous = _anonymous(config)
+        if listener.secure is not None:
+            service.entrance.identity = load_identity(Path(config.data))
         self.entrances[listener.label] = service.entrance
         return service
 

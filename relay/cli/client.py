@@ -29,7 +29,8 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 _json = click.option("--json", "as_json", is_flag=True, help="Results, and errors, as one JSON object per line.")
 _url = click.option(
     "--url", "urls", multiple=True, envvar="RELAY_URL", default=[DEFAULT_URL], show_default=True,
-    help="tcp://, tls://, unix:, ws:// or wss://, with ?form=json for the JSON form; several: any of them. [RELAY_URL]",
+    help="tcp://, tls://, unix:, ws:// or wss://, with ?form=json for the JSON form, ?key=SHA256:… or ?key=first-use "
+         "for the secure channel; several: any of them. [RELAY_URL]",
 )  # fmt: skip
 _connection = _options(
     _url,
@@ -39,6 +40,8 @@ _connection = _options(
     click.option("--realm", default="", envvar="RELAY_REALM", help="Name space. [RELAY_REALM]"),
     click.option("--device", default="", help="Which of your devices this is."),
     click.option("--ca", default="", envvar="RELAY_CA", help="PEM file of the authority to trust. [RELAY_CA]"),
+    click.option("--key", default="", envvar="RELAY_KEY",
+                 help="PEM file of your own key, for the secure channel; relay key make. [RELAY_KEY]"),
     click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=10.0, show_default=True,
                  help="Seconds to wait for the connection, and for an answer."),
     _json,

@@ -9,14 +9,17 @@ import signal
 import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from relay.cli.exits import FAILED, INTERRUPTED, USAGE, exit_status, show_error
 from relay.client.aio import Client, ClientOptions, connect
 from relay.client.effects import Changed
 from relay.client.events import Answer, Event, Pull
-from relay.client.options import TlsFiles
+from relay.client.options import SecureChannel, TlsFiles
+from relay.client.plan import FIRST_USE
 from relay.errors import ApplicationError, BadBody, ConfigError, DeadlineExceeded, FrameTooLarge, RelayError
+from relay.key_files import KnownKeys, read_identity
 
 OUTPUT_BYTES_MAX: Final = 8_388_608
 """Of a command's standard output: more is refused before it fills the memory."""
@@ -63,6 +66,7 @@ async def _connected(name: str, options: Options) -> int:
     timeout_s = options["timeout_s"]
     settings = ClientOptions(
         connect_timeout_s=timeout_s, request_timeout_s=timeout_s, tls=TlsFiles(ca=options["ca"]),
+        secure=_secure(options),
         close_timeout_s=min(timeout_s, 5.0),
     )  # fmt: skip
     client = await connect(
@@ -71,6 +75,15 @@ async def _connected(name: str, options: Options) -> int:
     )  # fmt: skip
     async with client:
         return await _COMMANDS[name](client, {**options, "metadata": metadata})
+
+
+def _secure(options: Options) -> SecureChannel:
+    """The client's own key, and the file of the servers that were met before."""
+    private = read_identity(Path(options["key"])) if options["key"] else b""
+    if not any(f"key={FIRST_USE}" in url for url in options["urls"]):
+        return SecureChannel(private=private)
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return SecureChannel(private=private, known=KnownKeys(home / "relay" / "known_keys.json"))
 
 
 class _State:

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "serve": ("relay.cli.client:serve", "Answer a procedure with a shell command."),
     "status": ("relay.cli.client:status", "Show how a node is."),
     "config": ("relay.cli.config:config", "Check and show configurations."),
+    "key": ("relay.cli.key:key", "Show and make keys of the secure channel."),
     "wal": ("relay.cli.wal:wal", "Look into a write-ahead log."),
     "bench": ("relay.cli.bench:bench", "Load a node and measure it."),
 }

@@ -121,7 +121,7 @@ class Driver:
         self.run(self.core.timer)
 
     def _connect(self, effect: effects.Connect) -> None:
-        framing = framing_for(effect.address, self.core.options.frame_bytes_max, self.runtime.random_bytes)
+        framing = framing_for(effect.address, self.core.options, self.runtime.random_bytes)
         line = self._line = Line(self, effect.attempt, framing)
         self._lines.add(line)
         line.opening = self.runtime.open(effect.address, line)

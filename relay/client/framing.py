@@ -1,4 +1,4 @@
-"""Messages as the bytes of a client's connection and back, without I/O: streams and WebSocket, binary and JSON.
+"""Messages as the bytes of a client's connection and back, without I/O: WebSocket here, streams beside.
 
 A framing is made for one connection. ``opening`` is sent first; ``receive`` takes any chunk; when ``ready`` is True
 messages may be encoded; ``output`` has bytes that must go out by themselves (WebSocket pongs, closes).
@@ -12,43 +12,16 @@ import hashlib
 from base64 import b64encode
 from collections.abc import Callable
 
+from relay.client.options import ClientOptions
 from relay.client.plan import Address
+from relay.client.secure import SecureFraming
+from relay.client.stream import StreamFraming
 from relay.errors import RelayError, RemoteProtocolError, Unavailable
 from relay.wire import binary, kinds, text, websocket
 from relay.wire.message import Message
 
 HEAD_BYTES_MAX = 16_384  # of the answer to the WebSocket request
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
-
-
-class StreamFraming:
-    """Frames or lines on a stream."""
-
-    def __init__(self, form: str, frame_bytes_max: int) -> None:
-        self.ready = True
-        self.output = b""
-        self._decoder: binary.BinaryDecoder | text.LineDecoder
-        if form == "json":
-            self.opening = b""
-            self.encode: Callable[[Message], bytes] = text.encode_line
-            self._decoder = text.LineDecoder(frame_bytes_max)
-        else:
-            self.opening = kinds.PREFACE
-            self.encode = binary.encode_stream
-            self._decoder = binary.BinaryDecoder(frame_bytes_max)
-
-    @property
-    def failed(self) -> RelayError | None:
-        """What the server did wrong, once it did."""
-        return self._decoder.failed
-
-    def receive(self, data: bytes) -> list[Message]:
-        """The messages that ``data`` completes."""
-        return self._decoder.receive(data)
-
-    def closing(self) -> bytes:
-        """The last bytes."""
-        return b""
 
 
 class WebSocketFraming:
@@ -156,11 +129,12 @@ class WebSocketFraming:
         return rest
 
 
-Framing = StreamFraming | WebSocketFraming
+Framing = StreamFraming | WebSocketFraming | SecureFraming
 
 
-def framing_for(address: Address, frame_bytes_max: int, random_bytes: Callable[[int], bytes]) -> Framing:
+def framing_for(address: Address, options: ClientOptions, random_bytes: Callable[[int], bytes]) -> Framing:
     """The framing of a new connection to ``address``."""
     if address.websocket:
-        return WebSocketFraming(address, frame_bytes_max, random_bytes)
-    return StreamFraming(address.form, frame_bytes_max)
+        return WebSocketFraming(address, options.frame_bytes_max, random_bytes)
+    stream = StreamFraming(address.form, options.frame_bytes_max)
+    return SecureFraming(stream, address, options.secure, random_bytes) if address.key else stream

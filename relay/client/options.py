@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import msgspec
@@ -33,6 +34,15 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     certificate: str = ""
     key: str = ""
     server_name: str = ""
+
+
+class SecureChannel(msgspec.Struct, frozen=True, kw_only=True):
+    """For addresses with a ``key``. ``private``: the client's own key, 32 bytes, shown to the server; b'' for none.
+    ``known``: fingerprints by address, for keys taken at first use; a mapping that writes itself to a file remembers
+    them beyond the process."""
+
+    private: bytes = b""
+    known: MutableMapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +88,7 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     filters: tuple[str, ...] = ()
     """Transfer filters that this client undoes: what it may be sent without the server undoing them."""
     tls: TlsFiles = TlsFiles()
+    secure: SecureChannel = msgspec.field(default_factory=SecureChannel)
 
     def __post_init__(self) -> None:
         for name in ("connect_timeout_s", "backoff_s_min", "backoff_s_max", "request_timeout_s"):

@@ -1,6 +1,8 @@
 """Where to connect next and when: addresses in turn, back-off with full jitter.
 
     tcp://HOST:PORT   tls://HOST:PORT   unix:PATH   ws://HOST[:PORT]/PATH   wss://HOST[:PORT]/PATH   [?form=json]
+    tcp://HOST:PORT?key=SHA256:…      the secure channel (docs/secure.md), to the server that has this key
+    tcp://HOST:PORT?key=first-use     likewise; the server's key is taken at first use and compared ever after
 
 A client starts at a random address, so that many clients spread over the nodes; a failed attempt goes on to the next
 address at once; after a round over all of them it waits a random part of a span that doubles from round to round
@@ -11,6 +13,7 @@ may name an address to prefer and a time to wait.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,18 +25,24 @@ from relay.errors import ConfigError
 DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "ws": 80, "wss": 443}
 SECURE = frozenset({"tls", "wss", "unix"})
 FORMS = ("binary", "json")
+FIRST_USE = "first-use"
+_FINGERPRINT = re.compile("SHA256:[A-Za-z0-9+/]{43}")
 REDIRECTS_MAX = 4  # attempts in a row that a server may send elsewhere
 _DOUBLINGS_MAX = 30  # beyond it every back-off is at its limit: keeps the power small
 
 
 class Address(msgspec.Struct, frozen=True):
-    """One place to connect to. ``path``: of the socket (unix) or of the request with its query (ws, wss)."""
+    """One place to connect to. ``path``: of the socket (unix) or of the request with its query (ws, wss).
+
+    ``key``: the fingerprint of the server's key, or ``FIRST_USE``; '' without the secure channel.
+    """
 
     scheme: str
     host: str
     port: int
     path: str
     form: str = "binary"
+    key: str = ""
 
     @property
     def websocket(self) -> bool:
@@ -57,13 +66,17 @@ def parse(url: str) -> Address:
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     form = query.pop("form", ["binary"])[-1]
+    # A plus sign is a space in a query; no fingerprint has one.
+    key = query.get("key", [""])[-1].replace(" ", "+") if parts.scheme in ("tcp", "unix") else ""
+    if key and key != FIRST_USE and not _FINGERPRINT.fullmatch(key):
+        raise ConfigError(f"{url}: key must be SHA256: and 43 letters, as relay key show prints it, or {FIRST_USE}")
     if form not in FORMS:
         raise ConfigError(f"{url}: form must be binary or json, not {form!r}")
     if parts.scheme == "unix":
         path = parts.netloc + parts.path
         if not path:
             raise ConfigError(f"{url}: the path of the socket is missing")
-        return Address("unix", "", 0, path, form)
+        return Address("unix", "", 0, path, form, key)
     if parts.scheme not in DEFAULT_PORTS:
         raise ConfigError(f"{url}: expected tcp://, tls://, unix:, ws:// or wss://")
     try:
@@ -80,7 +93,7 @@ def parse(url: str) -> Address:
         path = (parts.path or "/ws") + (f"?{rest}" if rest else "")
     elif parts.path not in ("", "/"):
         raise ConfigError(f"{url}: a {parts.scheme} address has no path")
-    return Address(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme], path, form)
+    return Address(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme], path, form, key)
 
 
 class Plan:

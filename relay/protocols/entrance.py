@@ -3,7 +3,7 @@
 A connection is served by one small object at a time, each replaced by the next as soon as it knows what that is::
 
     accepted ─▶ ProxyHeader ─▶ Greeting ─▶ (TLS ─▶ Greeting) ─┬─▶ Stream                    relay's stream forms
-               (if configured)  first bytes                    └─▶ RequestHead ─┬─▶ Channel   HTTP
+               (if configured)  first bytes   or the channel   └─▶ RequestHead ─┬─▶ Channel   HTTP
                                                                                 └─▶ Opening ─▶ WebSocket
 
 so that an idle connection pays for none of the steps it has left behind. Until a peer exists, all steps together have
@@ -79,6 +79,7 @@ class Entrance:
     ``tls``, ``pages`` and ``websockets`` are None where the listener has none; with ``plain`` a listener that has TLS
     takes connections without it, too. ``anonymous``: sessions need no proof of identity. ``open``: connections there
     are now, ``hosts``: by address;
+    ``identity``: the node's private key where the listener has the secure channel, else b''.
     ``unknown``: connections closed because their first bytes are no protocol of this listener. ``listener``,
     ``limits``, ``timing`` and ``slow`` may be replaced at any time: connections that come later use the new ones.
     """
@@ -94,6 +95,7 @@ class Entrance:
     tls: TLSMemoryBIOFactory | None = None
     plain: bool = False
     anonymous: bool = False
+    identity: bytes = b""
     pages: PageFactory | None = None
     websockets: OpeningFactory | None = None
     open: int = 0
@@ -127,11 +129,12 @@ class Entrance:
         return self.listener.label
 
     def sniffed(self, secure: bool) -> tuple[str, ...]:
-        """What first bytes a connection may have; ``secure``: those inside of TLS."""
+        """What first bytes a connection may have; ``secure``: those inside of TLS or of the channel."""
         names = tuple(dict.fromkeys(each for name in self.listener.protocols for each in SNIFFED[name]))
-        if self.tls is None or secure:
+        outer = sniff.TLS if self.tls is not None else sniff.RELAY_SECURE if self.identity else ""
+        if not outer or secure:
             return names
-        return (sniff.TLS, *names) if self.plain else (sniff.TLS,)
+        return (outer, *names) if self.plain else (outer,)
 
 
 @attrs.define(eq=False)
@@ -139,6 +142,7 @@ class Arrival:
     """What is known of a connection that has no peer yet; handed from step to step, gone with the last of them.
 
     ``host`` and ``remote`` are the client's, also behind a proxy that names it. ``deadline`` cuts the connection off.
+    ``channel``: inside of the secure channel; ``key``: what the client proved there.
     """
 
     entrance: Entrance
@@ -147,6 +151,8 @@ class Arrival:
     unix: bool = False
     secure: bool = False
     certificate: str = ""
+    channel: bool = False
+    key: str = ""
     deadline: Call | None = None
 
     def expect(self, transport: StreamTransport) -> None:
@@ -168,7 +174,7 @@ class Arrival:
     @property
     def label(self) -> str:
         """The label of a stream transport."""
-        return "tls" if self.secure else "unix" if self.unix else "tcp"
+        return "secure" if self.channel else "tls" if self.secure else "unix" if self.unix else "tcp"
 
 
 @implementer(IProtocol)

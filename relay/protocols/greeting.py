@@ -19,6 +19,7 @@ from relay.protocols.entrance import Arrival, Entrance, Step, host_of, pass_on
 from relay.protocols.http import RequestHead
 from relay.protocols.peer import Peer
 from relay.protocols.proxy import ProxyHeader
+from relay.protocols.secure import SecureGreeting
 from relay.protocols.stream import BoundedDialect, Stream
 from relay.protocols.tls import common_name
 
@@ -38,7 +39,7 @@ class Greeting(Step):
         if found is None:
             return
         data, self.data = self.data, b""
-        if secure and not arrival.certificate:
+        if secure and not arrival.certificate and not arrival.channel:
             arrival.certificate = common_name(self.transport)
         if found == sniff.RELAY_BINARY:
             self._stream(BinaryStream(preface=True), data)
@@ -48,6 +49,8 @@ class Greeting(Step):
             pass_on(self.transport, RequestHead(arrival), data)
         elif found == sniff.TLS:
             self._encrypted(data)
+        elif found == sniff.RELAY_SECURE:
+            pass_on(self.transport, SecureGreeting(arrival, arrival.entrance.identity, Greeting), data)
         else:
             self.drop()
 

@@ -144,7 +144,7 @@ class ListenerService(Service):
         if listener.tls is not None:
             self.contexts = TlsContexts(listener.tls, reactor)
             self.entrance.tls = TLSMemoryBIOFactory(self.contexts, False, self.factory, reactor)
-            self.entrance.plain = listener.tls.plain
+        self.entrance.plain = _plain(listener)
         if "websocket" in listener.protocols:
             self.entrance.websockets = OpeningFactory(self.entrance)
         if "http" in listener.protocols:
@@ -195,6 +195,8 @@ class ListenerService(Service):
         old = entrance.listener
         if any(getattr(listener, name) != getattr(old, name) for name in FIXED):
             return False
+        if (listener.secure is None) != (old.secure is None):
+            return False
         if (listener.tls is None) != (old.tls is None) or listener.protocols != old.protocols:
             return False
         if (listener.http.page, listener.http.metrics) != (old.http.page, old.http.metrics):
@@ -202,7 +204,7 @@ class ListenerService(Service):
         if self.contexts is not None and listener.tls is not None and listener.tls != old.tls:
             self.contexts.configure(listener.tls)
         entrance.listener = listener
-        entrance.plain = listener.tls is not None and listener.tls.plain
+        entrance.plain = _plain(listener)
         entrance.limits = limits
         entrance.timing = timing
         entrance.slow = slow
@@ -257,6 +259,12 @@ class ListenerService(Service):
             remove_stale(words[1].removeprefix("address=").replace("\\", ""))
         found: IStreamServerEndpoint = serverFromString(self._reactor, completed(listener))
         return found
+
+
+def _plain(listener: Listener) -> bool:
+    """Whether connections that are not encrypted may come, too, where there is something to encrypt them."""
+    section = listener.tls or listener.secure
+    return section is not None and section.plain
 
 
 def _listen_with(endpoint: IStreamServerEndpoint, factory: GreetingFactory) -> Deferred[IListeningPort]:

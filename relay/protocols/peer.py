@@ -47,7 +47,7 @@ class Peer:
 
     __slots__ = (
         "_deadline", "_entrance", "_forgotten_bytes", "_io", "_orderly", "_pauses", "address", "certificate",
-        "dialect", "encoding", "ended", "listener", "local", "outbox", "send", "transport",
+        "dialect", "encoding", "ended", "key", "listener", "local", "outbox", "send", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +65,7 @@ class Peer:
         self.address = arrival.host
         self.listener = entrance.name
         self.certificate = arrival.certificate
+        self.key = arrival.key
         self.local = is_loopback(arrival.host)
         self.ended = ""
         self._orderly = False

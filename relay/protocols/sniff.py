@@ -5,6 +5,7 @@ name                  first bytes                            source
 ====================  =====================================  ===================================================
 ``tls``               16 03                                  a TLS handshake record (RFC 8446 section 5.1)
 ``relay.binary``      D2 52 4C 59 (``D2 'RLY'``)             docs/protocol.md section 1
+``relay.secure``      D2 52 4C 53 (``D2 'RLS'``)             docs/secure.md
 ``relay.json``        7B (``{``)                             docs/protocol.md section 1
 ``http``              an HTTP method and a space             RFC 9110 section 9.1
 ====================  =====================================  ===================================================
@@ -18,10 +19,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+from relay.wire import secure
 from relay.wire.kinds import PREFACE
 
 TLS: Final = "tls"
 RELAY_BINARY: Final = "relay.binary"
+RELAY_SECURE: Final = "relay.secure"
 RELAY_JSON: Final = "relay.json"
 HTTP: Final = "http"
 UNKNOWN: Final = ""
@@ -32,6 +35,7 @@ SNIFF_BYTES_MAX: Final = 16
 PREFIXES: Final[dict[str, tuple[bytes, ...]]] = {
     TLS: (b"\x16\x03",),
     RELAY_BINARY: (PREFACE,),
+    RELAY_SECURE: (secure.PREFACE,),
     RELAY_JSON: (b"{",),
     HTTP: (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"TRACE ", b"CONNECT "),
 }

@@ -19,7 +19,7 @@ from twisted.web.resource import Resource
 
 from relay.admin.metrics import MetricsResource
 from relay.admin.site import site
-from relay.config import Config, Listener, Tls
+from relay.config import Config, Listener, Secure, Tls
 from relay.config_auth import EVERYTHING, Permit
 from relay.core.gate import Gate
 from relay.core.hub import Hub
@@ -36,6 +36,10 @@ from relay.test.core_fixture import NO_HOOKS
 from relay.test.swallowing_proxy import SwallowingProxy
 from relay.wire import kinds
 from relay.wire.handshake import Hello
+from relay.wire.secure import fingerprint, public_identity
+
+IDENTITY = bytes(range(32))
+"""The node's private key for the secure channel."""
 
 
 class ClientNode:
@@ -69,6 +73,7 @@ class ClientNode:
             Listener(name="tcp", address=local, protocols=("relay", "http", "websocket")),
             Listener(name="unix", address=f"unix:{self.folder}/relay.sock", protocols=("relay",)),
         ]
+        listeners.append(Listener(name="secure", address=local, protocols=("relay",), secure=Secure()))
         if tls:
             self.certificate, key = make_certificate(self.folder)
             secure = Tls(certificate=self.certificate, key=key)
@@ -80,6 +85,7 @@ class ClientNode:
                 listener, self.reactor, self.gate, self.flusher, self.hub.wheel,
                 self.config.limits, self.config.timing, self.config.slow, root,
             )  # fmt: skip
+            service.entrance.identity = IDENTITY if listener.secure is not None else b""
             await service.listen()
         self.gate.listeners(tuple(listeners))
         self.proxy = SwallowingProxy(self.reactor, self.services["tcp"].port())
@@ -94,6 +100,9 @@ class ClientNode:
             return f"tcp://127.0.0.1:{self.proxy.port}?form={form}"
         if scheme == "unix":
             return f"unix:{self.folder}/relay.sock?form={form}"
+        if scheme == "secure":
+            key = fingerprint(public_identity(IDENTITY))
+            return f"tcp://127.0.0.1:{self.services['secure'].port()}?form={form}&key={key}"
         port = self.services["tls" if scheme in ("tls", "wss") else "tcp"].port()
         path = "/ws" if scheme in ("ws", "wss") else ""
         return f"{scheme}://127.0.0.1:{port}{path}?form={form}"

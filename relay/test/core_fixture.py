@@ -44,6 +44,7 @@ class FakePeer:
     encoding = BINARY_MESSAGE
     listener = "test"
     certificate = ""
+    key = ""
     local = True
 
     def __init__(self, address: str = "") -> None:

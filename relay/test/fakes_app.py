@@ -33,6 +33,7 @@ class FakePeer:
     address: str = "127.0.0.1"
     listener: str = "stream"
     certificate: str = ""
+    key: str = ""
     local: bool = True
     queued: int = 0
     sent: list[bytes] = attrs.Factory(list)

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from relay.client.framing import HEAD_BYTES_MAX, StreamFraming, WebSocketFraming, framing_for
+from relay.client.framing import HEAD_BYTES_MAX, WebSocketFraming, framing_for
 from relay.client.options import ClientOptions
 from relay.client.plan import Address, parse
+from relay.client.stream import StreamFraming
 from relay.errors import BadBody, ConfigError, FrameTooLarge, RelayError, RemoteProtocolError, Unavailable
 from relay.wire import binary, kinds, text, websocket
 from relay.wire.message import Message
@@ -77,7 +78,7 @@ class StreamTests(unittest.TestCase):
         for form, opening, encode in (
             ("binary", kinds.PREFACE, binary.encode_stream), ("json", b"", text.encode_line),
         ):  # fmt: skip
-            framing = framing_for(Address("tcp", "h", 1, "", form), 65_536, fixed)
+            framing = framing_for(Address("tcp", "h", 1, "", form), ClientOptions(frame_bytes_max=65_536), fixed)
             self.assertEqual((framing.opening, framing.ready), (opening, True))
             data = b"".join(map(encode, MESSAGES))
             self.assertEqual(framing.receive(data[:9]) + framing.receive(data[9:]), MESSAGES)
@@ -228,7 +229,7 @@ class PageTests(unittest.TestCase):
                 told.update(zip(names, (value.strip().replace(" ", "") for value in values), strict=True))
         for name in ClientOptions.__struct_fields__:
             default = getattr(ClientOptions(), name)
-            words = {"resume": "true", "filters": "none", "tls": "thesystem's"}
+            words = {"resume": "true", "filters": "none", "tls": "thesystem's", "secure": "nokey"}
             self.assertEqual(told.get(name), words.get(name) or f"{default:.10g}", name)
 
     def test_its_programs_are_programs(self) -> None:

@@ -71,6 +71,7 @@ FLOORS: Final = {
     "relay.config_env": 5,
     "relay.config_load": 5,
     "relay.config_check": 5,
+    "relay.key_files": 5,
     "relay.client": 5,
     "relay.cli": 6,
     "relay.bench": 6,

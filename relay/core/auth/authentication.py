@@ -29,6 +29,7 @@ from relay.config_auth import Auth
 from relay.core.auth.anonymous import AnonymousAuthenticator
 from relay.core.auth.callout import CallOutAuthenticator
 from relay.core.auth.grant import Declined
+from relay.core.auth.keyed import KeyAuthenticator
 from relay.core.auth.static import StaticAuthenticator, ThreadedChecks
 from relay.core.auth.tokens import JwtAuthenticator, jwt_authenticator
 from relay.core.identity import Identity
@@ -37,7 +38,7 @@ from relay.errors import AuthUnavailable, ConfigError, RelayError, Unauthenticat
 from relay.interfaces import IAuthenticator, IPeer
 from relay.wire.handshake import Hello
 
-KINDS: Final = ("static", "jwt", "http", "anonymous")
+KINDS: Final = ("key", "static", "jwt", "http", "anonymous")
 
 log = Logger()
 
@@ -171,11 +172,14 @@ def _authenticators(
     """All that are configured, by kind; entries of jwt and http by their own name too."""
     static = StaticAuthenticator(config.static, ThreadedChecks(reactor, threads, config.scrypt_threads_max))
     known: dict[str, list[IAuthenticator]] = {kind: [] for kind in KINDS}
+    keyed = KeyAuthenticator(config.keys)
+    if config.keys:
+        known["key"].append(keyed)
     if config.static:
         known["static"].append(static)
     if config.anonymous.enabled:
         known["anonymous"].append(
-            AnonymousAuthenticator(config.anonymous, config.allow_anonymous, reserved=static.names)
+            AnonymousAuthenticator(config.anonymous, config.allow_anonymous, reserved=static.names | keyed.names)
         )
     for token in config.jwt:
         authenticator = jwt_authenticator(token, agent=agent, clock=reactor, unix_time=unix_time)
