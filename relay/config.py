@@ -1,9 +1,9 @@
 """The configuration: frozen, validated structs with every default and every limit, units in the names.
 
 Only values live here and in the modules beside it: ``relay.config_types`` has the types, ``relay.config_auth`` the
-section ``auth``. Reading files and the environment, secrets by reference and the sentences for mistakes are
-``relay.config_load``'s, checks across settings ``relay.config_check``'s; the page ``docs/configuration.md`` and the
-JSON Schema are made from these structs.
+section ``auth``, ``relay.config_store`` the section ``store``. Reading files and the environment, secrets by reference
+and the sentences for mistakes are ``relay.config_load``'s, checks across settings ``relay.config_check``'s; the page
+``docs/configuration.md`` and the JSON Schema are made from these structs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from relay.config_auth import Auth
+from relay.config_store import Store
 from relay.config_types import NAME_BYTES_MAX, Count, Name, Positive, PositiveSeconds, Seconds, Section, Text
 
 SlowPolicy = Literal["disconnect", "drop_oldest", "latest"]
@@ -273,5 +274,6 @@ class Config(Section, frozen=True, kw_only=True):
     timing: Timing = Timing()
     slow: Slow = Slow()
     channels: Annotated[tuple[ChannelRule, ...], Meta(description="options of channels by name")] = ()
+    store: Store = Store()
     handlers: Handlers = Handlers()
     log: Log = Log()

@@ -39,6 +39,7 @@ from relay.key_files import load_identity
 from relay.plugin_load import load_plugins
 from relay.protocols.entrance import Entrance
 from relay.protocols.listen import ListenerService
+from relay.store.stores import Stores
 
 log = Logger()
 
@@ -57,6 +58,7 @@ class Parts:
         self.node_id = node_id(Path(config.data))
         at_turn_end = getattr(reactor, "callAtTurnEnd", None) or (lambda function: reactor.callLater(0, function))
         self.flusher = Flusher(at_turn_end)
+        self.stores = Stores(config.store, config.data, reactor, time.time)
         self.hooks = Hooks(reactor, config.handlers.slow_operation_ms)
         self.hub = Hub(config, reactor, self.flusher, LocalDirectory(), self.hooks, time.time)
         self.router = Router(self.hub, random.random)
@@ -120,7 +122,8 @@ class Parts:
     # --- life -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Tick, and let the plugins begin."""
+        """Open the stores, tick, and let the plugins begin."""
+        self.stores.start()
         self.threads.start()
         self.hub.wheel.start()
         Deferred.fromCoroutine(self.hooks.start(self.access)).addErrback(self._not_started)

@@ -104,6 +104,8 @@ class Put(msgspec.Struct, gc=False):
     ordering_key: str = ""
     key: str = ""
     key_until_ms: int = 0
+    queue_bytes_max: int = 0
+    """What the queue may hold with this one, else ``Full``; for an inbox ``store.user_bytes_max``. 0: no such limit."""
     context: Any = None  # Any: as in Append
     number: int = 0
     """1, 2, 3 … in its queue, in the order of storing; never given twice."""

@@ -128,7 +128,12 @@ class Node(MultiService):
             self.privilegedStartService()
         parts = self.parts
         assert parts is not None
-        parts.start()
+        try:
+            parts.start()
+        except ConfigError as error:
+            if self._daemon:
+                raise  # as above
+            raise SystemExit(f"relay: {error}") from None
         MultiService.startService(self)
         reactor = parts.reactor
         ticker = self._ticker = LoopingCall(self._tick)
@@ -249,10 +254,13 @@ class Node(MultiService):
             self._signals.remove()
         if self._ticker is not None and self._ticker.running:
             self._ticker.stop()
+        parts = self.parts
         stopping = [maybeDeferred(MultiService.stopService, self)]
-        if self.parts is not None:
-            stopping.append(self.parts.stop())
-        return gatherResults(stopping)
+        if parts is None:
+            return stopping[0]
+        stopping.append(parts.stop())
+        # Last: what sessions and plugins have stored until their end is written, too.
+        return gatherResults(stopping).addBoth(lambda result: parts.stores.stop().addCallback(lambda _: result))
 
 
 def banner(config: Config) -> str:
