@@ -90,7 +90,8 @@ def kinds() -> list[Vector]:
     found = []
     for number, name, route in (
         (33, "event", "room.1"), (34, "subscribe", "room.*"), (35, "unsubscribe", "room.**"), (36, "history", "room.1"),
-        (37, "presence", "room.1"), (38, "joined", "room.1"), (39, "left", "room.1"), (48, "register", "calc.add"),
+        (37, "presence", "room.1"), (38, "joined", "room.1"), (39, "left", "room.1"),
+        (40, "occupied", "room.1"), (41, "vacated", "room.1"), (48, "register", "calc.add"),
         (49, "unregister", "calc.*"), (56, "bind", ""), (57, "refresh", ""), (64, "ack", ""), (65, "nack", ""),
         (66, "credit", ""),
     ):  # fmt: skip

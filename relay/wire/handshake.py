@@ -115,7 +115,8 @@ class RefreshOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One member of a channel. ``since``: Unix time in ms."""
+    """One member of a channel. ``since``: Unix time in ms. ``id``: what joined, left and lists have in common; absent
+    where it is the session."""
 
     session: str
     user: str = ""
@@ -123,6 +124,18 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str = ""
     info: Any = None  # Any: a small JSON value
     since: int = 0
+    id: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its ``id``, whether it was said or not."""
+        return self.id or self.session
+
+
+class PresenceOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of presence of a channel. ``count_only``: how many, and no list."""
+
+    count_only: bool = False
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -133,10 +146,11 @@ class Members(msgspec.Struct, frozen=True):
 
 
 class UserPresence(msgspec.Struct, frozen=True):
-    """Reply to presence of a user."""
+    """Reply to presence of a user. ``last_seen``: Unix time in ms; 0 for one who is here, or was never."""
 
     online: bool
     sessions: int = 0
+    last_seen: int = 0
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -35,6 +35,8 @@ HISTORY: Final = 36
 PRESENCE: Final = 37
 JOINED: Final = 38
 LEFT: Final = 39
+OCCUPIED: Final = 40
+VACATED: Final = 41
 REGISTER: Final = 48
 UNREGISTER: Final = 49
 BIND: Final = 56
@@ -50,6 +52,7 @@ KINDS: Final[dict[int, str]] = {
     PUSH: "push", PULL: "pull", REPLY: "reply", ERROR: "error", CANCEL: "cancel",
     PUBLISH: "publish", EVENT: "event", SUBSCRIBE: "subscribe", UNSUBSCRIBE: "unsubscribe",
     HISTORY: "history", PRESENCE: "presence", JOINED: "joined", LEFT: "left",
+    OCCUPIED: "occupied", VACATED: "vacated",
     REGISTER: "register", UNREGISTER: "unregister", BIND: "bind", REFRESH: "refresh",
     ACK: "ack", NACK: "nack", CREDIT: "credit",
 }  # fmt: skip
