@@ -172,6 +172,10 @@ class Limits(Section, frozen=True, kw_only=True):
         Positive, Meta(description="users that code in the node made members of channels, in all")
     ] = 100_000
     presence_list_max: Annotated[Positive, Meta(description="members that one presence answer lists")] = 1000
+    absent_members_max: Annotated[
+        Positive,
+        Meta(description="members, and users, of the node that may be back within their grace; more leave at once"),
+    ] = 100_000
     info_bytes_max: Annotated[Positive, Meta(description="what a member tells others about itself, as JSON")] = 1024
     sessions_per_user_max: Annotated[Positive, Meta(description="sessions of one user")] = 1000
     detached_sessions_max: Annotated[
@@ -203,6 +207,13 @@ class Timing(Section, frozen=True, kw_only=True):
     resume_ack_bytes: Annotated[
         Positive, Meta(description="each side reports what it has at least every so many bytes")
     ] = 65_536
+    presence_grace_s: Annotated[
+        Seconds,
+        Meta(
+            description="who leaves a channel, or is a user whose last session ends, and is back after less than this, "
+            "was never away for others; a session that waits to be resumed has not left"
+        ),
+    ] = 0.0
     close_timeout_s: Annotated[PositiveSeconds, Meta(description="a closing connection is cut off after this")] = 5.0
     drain_s: Annotated[Seconds, Meta(description="the goodbyes of a stopping node are spread over this")] = 10.0
 
@@ -218,7 +229,11 @@ class ChannelRule(Section, frozen=True, kw_only=True):
 
     pattern: Annotated[Name, Meta(description="name or pattern of channels")]
     echo: Annotated[bool, Meta(description="publishers that are members get their own publications too")] = True
-    presence: Annotated[bool, Meta(description="who is there may be asked; joined and left are told")] = True
+    presence: Annotated[bool, Meta(description="who is there may be asked; who comes and goes is told")] = True
+    presence_grace_s: Annotated[Seconds | None, Meta(description="instead of `timing.presence_grace_s`")] = None
+    joined_left: Annotated[
+        bool, Meta(description="joined and left are told; off for large channels: the count may be asked")
+    ] = True
     slow: Annotated[SlowPolicy | None, Meta(description="instead of the listener's policy for slow receivers")] = None
     timestamp: Annotated[bool, Meta(description="events carry the time at which they were accepted")] = False
     subscribe_for: Annotated[tuple[Name, ...], Meta(description="users that are always members, all sessions")] = ()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from relay import errors
+from relay.core import users
 from relay.core.auth.grant import check_user
 from relay.core.hub import FORWARDED_FLAGS
 from relay.wire import kinds, names
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
 
 class Subscription:
-    """A session's membership in a channel. ``since``: Unix time in ms."""
+    """A session's membership in a channel. ``since``: Unix time in ms. ``id``: the member's, mostly its session's."""
 
-    __slots__ = ("channel", "options", "since")
+    __slots__ = ("channel", "id", "options", "since")
 
-    def __init__(self, channel: Channel, options: SubscribeOptions, since: int) -> None:
+    def __init__(self, channel: Channel, options: SubscribeOptions, since: int, id_: str) -> None:
         self.channel = channel
+        self.id = id_
         self.options = options
         self.since = since
 
@@ -86,6 +88,9 @@ class Channels:
         options = read(message, SubscribeOptions)
         name = message.name
         names.check_pattern(name)
+        if name.startswith(users.PREFIX):
+            self._presence.users.subscribe(session, message, self)
+            return
         if name.startswith("$"):
             raise errors.Denied("names that begin with $ are the server's own")
         allows = session.identity.permissions.allows
@@ -102,7 +107,7 @@ class Channels:
         channel = self.join(session, name, options)
         if message.seq:
             if options.presence:
-                members = self._presence.members(channel)
+                members = self._presence.members(session.realm, channel.name)
                 reply = write(kinds.REPLY, {"count": members.count, "presence": members.members}, message.seq)
                 session.send(reply)
             else:
@@ -134,12 +139,12 @@ class Channels:
             realm.directory.channel_interest(realm.name, name, True)
         elif len(channel.members) >= limits.channel_members_max:
             raise errors.LimitExceeded(f"{limits.channel_members_max} members are the limit")
-        subscription = Subscription(channel, options, int(hub.wall() * 1000))
+        subscription = Subscription(channel, options, int(hub.wall() * 1000), session.id)
         channel.members[session] = subscription
         session.subscriptions[name] = subscription
         session.subscribed_patterns += pattern
         if not pattern:
-            self._presence.tell(kinds.JOINED, session, subscription)
+            self._presence.joined(session, subscription)
         self._presence.watch(channel, session, options.presence)
         return channel
 
@@ -149,8 +154,9 @@ class Channels:
             raise errors.NotFound(f"no subscription {message.name}")
         self._hub.answer(session, message.seq)
 
-    def part(self, session: Session, name: str) -> bool:
-        """End a membership; False when there was none."""
+    def part(self, session: Session, name: str, away_s: float = 0.0) -> bool:
+        """End a membership; False when there was none. ``away_s``: how long the member has been away, see
+        ``Presence.left``."""
         subscription = session.subscriptions.pop(name, None)
         if subscription is None:
             return False
@@ -166,7 +172,7 @@ class Channels:
                 realm.patterns.remove(channel.name, channel)
             realm.directory.channel_interest(realm.name, channel.name, False)
         if not channel.pattern:
-            self._presence.tell(kinds.LEFT, session, subscription)
+            self._presence.left(session, subscription, away_s)
         return True
 
 

@@ -9,6 +9,7 @@ hub's wheel. Frames that come while ``checking`` wait (the reading of the peer i
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay import errors
+from relay.core.absences import away_for
 from relay.core.identity import Identity
 from relay.core.limits import TokenBucket
 from relay.core.outbox import CONTROL
@@ -140,7 +142,7 @@ class Connection(Timed):
         self._gate.metrics.frames_out[kinds.GOODBYE] += 1
         peer = self.peer
         peer.send(ENCODERS[peer.encoding](write(kinds.GOODBYE, goodbye)), None, CONTROL)
-        self._leave(f"{name}: {text}" if text else name, resumable=reconnect)
+        self._leave(f"{name}: {text}" if text else name, reconnect, away_for(reason))
         peer.close(reason, text)
 
     def take(self, session: Session) -> None:
@@ -153,7 +155,7 @@ class Connection(Timed):
         self.session = None
         self.close(kinds.REPLACED, "the session was resumed on another connection")
 
-    def _leave(self, text: str, resumable: bool) -> None:
+    def _leave(self, text: str, resumable: bool, away_s: float = math.inf) -> None:
         self.cancel()
         self.state = CLOSED
         self._early = None
@@ -166,7 +168,7 @@ class Connection(Timed):
             if resumable:
                 self._gate.sessions.detach(session, self.peer, text)
             else:
-                self._gate.sessions.end(session, text)
+                self._gate.sessions.end(session, text, away_s)
         elif text:
             self._gate.refused(self.peer, text)
 

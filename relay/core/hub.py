@@ -4,8 +4,8 @@
                                      └─▶ answer / refuse ─▶ the session that asked
 
 Everything that leaves goes through ``deliver`` (many receivers) or ``Session.send`` (one): encoded once per encoding,
-the same bytes for every receiver of that encoding. ``on_accepted``, ``on_delivered`` and ``on_refused`` are None or a
-callable (tracing, audit); there are no other seams.
+the same bytes for every receiver of that encoding. ``on_accepted``, ``on_delivered``, ``on_refused`` (tracing, audit)
+and ``on_occurrence`` (webhooks) are None or a callable; there are no other seams.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from relay.wire.filters import unwrap
 from relay.wire.message import Fields, Message
 
 if TYPE_CHECKING:
+    from relay.core.occurrences import Occurrence
     from relay.core.realm import Realm
     from relay.core.session import Session
     from relay.hooks import Hooks
@@ -75,6 +76,7 @@ class Hub:
         self.on_accepted: Callable[[Session, Message], None] | None = None
         self.on_delivered: Callable[[Message, int], None] | None = None
         self.on_refused: Callable[[Session, Message, errors.RelayError], None] | None = None
+        self.on_occurrence: Callable[[Occurrence], None] | None = None
         self._rules: dict[str, ChannelRule] = {}
 
     def reconfigure(self, config: Config) -> None:

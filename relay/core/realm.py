@@ -37,12 +37,12 @@ class Realm:
         self.procedures: dict[str, Procedure] = {}
         self.procedure_patterns: PatternTable[Procedure] = PatternTable()
 
-    def enter(self, session: Session) -> None:
-        """A session speaks for its user from now on."""
+    def enter(self, session: Session) -> bool:
+        """A session speaks for its user from now on; True when it is the user's first."""
         self.sessions[session] = None
         user = session.user
         if not user:
-            return
+            return False
         sessions = self.users.get(user)
         if sessions is None:
             sessions = self.users[user] = {}
@@ -50,9 +50,11 @@ class Realm:
         sessions[session] = None
         if session.device:
             self.devices[user, session.device] = session
+        return len(sessions) == 1
 
-    def leave(self, session: Session) -> None:
-        """A session speaks for its user no longer; it enters again when it was bound to another."""
+    def leave(self, session: Session) -> bool:
+        """A session speaks for its user no longer, True when it was the last; it enters again when it was bound to
+        another."""
         self.sessions.pop(session, None)
         user = session.user
         sessions = self.users.get(user)
@@ -63,6 +65,7 @@ class Realm:
                 self.directory.user_interest(self.name, user, False)
         if self.devices.get((user, session.device)) is session:
             del self.devices[user, session.device]
+        return user != "" and user not in self.users
 
 
 @implementer(IDirectory)

@@ -22,8 +22,10 @@ import msgspec
 from twisted.logger import Logger
 
 from relay import errors
+from relay.core.absences import away_for
 from relay.core.auth.grant import check_user
 from relay.core.memberships import Memberships
+from relay.core.occurrences import Occurrence
 from relay.core.realm import Realm
 from relay.core.session import Session
 from relay.wire import filters, kinds
@@ -84,7 +86,9 @@ class Sessions:
             session.unacked = deque()
         session.filters = _filters(hello)
         hub.sessions[session.id] = session
-        realm.enter(session)
+        self._occur("session_started", session)
+        if realm.enter(session):
+            self._router.presence.users.came(realm, session.user)
         hub.metrics.sessions_started += 1
         self._attach(session, connection)
         subscriptions = self._server_side(session)
@@ -224,7 +228,8 @@ class Sessions:
             self.end(session, f"{text}; too many sessions wait to be resumed")
             return
         self.detached += 1
-        window = hub.wheel.after(timing.resume_window_s, lambda: self.end(session, f"{text}; not resumed"))
+        window_s = timing.resume_window_s
+        window = hub.wheel.after(window_s, lambda: self.end(session, f"{text}; not resumed", window_s))
         session.window = window
         self._router.procedures.vanished(session, unsent)
         grace_s = hub.config.limits.provider_grace_s
@@ -248,10 +253,10 @@ class Sessions:
         if connection is not None:
             connection.close(reason, text)
         if not session.ended:
-            self.end(session, f"{kinds.CLOSE_REASONS[reason][0]}: {text}")
+            self.end(session, f"{kinds.CLOSE_REASONS[reason][0]}: {text}", away_for(reason))
 
-    def end(self, session: Session, text: str) -> None:
-        """Out of every table; who waits for it hears so."""
+    def end(self, session: Session, text: str, away_s: float = 0.0) -> None:
+        """Out of every table; who waits for it hears so. ``away_s``: as in ``Presence.left``."""
         if session.ended:
             return
         session.ended = True
@@ -267,17 +272,19 @@ class Sessions:
         session.window = session.expiry = None
         router = self._router
         for name in list(session.subscriptions):
-            router.channels.part(session, name)
+            router.channels.part(session, name, away_s)
         for name in list(session.registrations):
             router.procedures.withdraw(session, name)
         router.procedures.lost(session)
         router.procedures.forget(session)
         router.held.pop(session, None)
         session.unacked = None
-        session.realm.leave(session)
+        if session.realm.leave(session):
+            router.presence.users.went(session.realm, session.user)
         self._drop_realm(session.realm)
         del hub.sessions[session.id]
         self._unwatch_token(session)
+        self._occur("session_ended", session, text)
         hub.metrics.sessions_ended += 1
         log.info(
             "session {id} of {user!r} ends after {seconds:.1f} s: {text}",
@@ -285,6 +292,17 @@ class Sessions:
         )  # fmt: skip
         if hub.hooks.session_ended is not None:
             hub.hooks.session_ended(session, text)
+
+    def _occur(self, event: str, session: Session, reason: str = "") -> None:
+        hub = self._hub
+        if hub.on_occurrence is not None:
+            at_ms = int(hub.wall() * 1000)
+            hub.on_occurrence(
+                Occurrence(
+                    event, session.realm.name, at_ms, user=session.user, session=session.id, device=session.device,
+                    reason=reason,
+                )
+            )  # fmt: skip
 
     def _drop_realm(self, realm: Realm) -> None:
         if not realm.sessions and self._hub.realms.get(realm.name) is realm:
@@ -305,12 +323,22 @@ class Sessions:
             raise errors.Denied("a session stays in its realm")
         if identity.user != session.user:
             self._make_room(session.realm, identity.user, session.device)
+        presence = self._router.presence
+        other = identity.user != session.user
+        known = presence.told(session) if other else []
+        was, sender = session.user, session.sender
         before = self._server_side(session)
         self._unwatch_token(session)
-        session.realm.leave(session)
+        last = session.realm.leave(session)
         session.bind(identity)
-        session.realm.enter(session)
+        first = session.realm.enter(session)
         self._watch_token(session)
+        if other:
+            presence.bound(session, known, sender)
+            if last:
+                presence.users.went(session.realm, was)
+            if first:
+                presence.users.came(session.realm, identity.user)
         after = self._server_side(session)
         for name in before.keys() - after.keys():
             self._router.channels.part(session, name)

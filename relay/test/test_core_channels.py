@@ -222,13 +222,13 @@ class Presence(SynchronousTestCase):
         self.assertEqual([each.user for each in answer.members], ["ann", "bob"])
 
     def test_through_a_pattern(self):
-        """A watcher of a pattern is told of the channels that match it."""
+        """A watcher of a pattern is told of the channels that match it; of the first member, that there is one now."""
         core = Core()
         ann, bob = core.guest("ann"), core.guest("bob")
         bob.send(kinds.SUBSCRIBE, "room.*", {"presence": True})
         bob.take()
         ann.send(kinds.SUBSCRIBE, "room.7")
-        self.assertEqual([(m.kind, m.name) for m in bob.take()], [(kinds.JOINED, "room.7")])
+        self.assertEqual([(m.kind, m.name) for m in bob.take()], [(kinds.OCCUPIED, "room.7"), (kinds.JOINED, "room.7")])
 
     def test_users(self):
         """Whether a user is here, and with how many sessions."""
