@@ -196,7 +196,7 @@ class Context:
 class Method:
     """One method, ready to be called."""
 
-    __slots__ = ("arguments", "function", "label", "stream", "where")
+    __slots__ = ("arguments", "function", "label", "stream", "takes_context", "where")
 
     def __init__(self, found: Found) -> None:
         self.label = found.names[0] or "**"
@@ -204,6 +204,7 @@ class Method:
         self.function = found.function
         self.stream = found.stream
         self.arguments = Arguments(found.function, Context, found.where)
+        self.takes_context = bool(self.arguments.context)
 
 
 @implementer(ILocalProvider)
@@ -390,7 +391,7 @@ class Application:
         if message.fields is not None:
             _check_plain(message)
         self.calls[method.label] += 1
-        return Context(self, session, message, method.label) if method.arguments.context else None
+        return Context(self, session, message, method.label) if method.takes_context else None
 
     def _wait(self, method: Method, result: Awaitable[Any], started_at: float) -> Deferred[Any]:  # Any: its result
         """A Deferred for ``result`` that is watched, counted, and cancelled when the node stops."""

@@ -84,8 +84,10 @@ class Connection(Timed):
         self._heard = True
         kind = message.kind
         gate = self._gate
-        gate.metrics.frames_in[kind] += 1
-        gate.metrics.bytes_in[kind] += len(message.body)
+        size = len(message.body)
+        metrics = gate.metrics
+        metrics.frames_in[kind] += 1
+        metrics.bytes_in[kind] += size
         session = self.session
         # Fast path: a session frame of an open connection.
         if kind >= kinds.SESSION_KIND_MIN and session is not None and self.state == OPEN:
@@ -93,7 +95,9 @@ class Connection(Timed):
                 self._pace(message)
                 if self.state != OPEN:
                     return  # far over the rate: neither counted nor carried out
-            session.count(message)
+            session.received += 1
+            if session.unacked is not None:
+                session.count_bytes(size)
             gate.router.route(session, message)
         elif self.state == OPEN:
             self._connection_frame(message)

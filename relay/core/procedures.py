@@ -113,17 +113,24 @@ class Procedures:
 
     def pull(self, session: Session, message: Message) -> None:
         """Ask a provider, a user's session, or a handler in this node."""
+        hub = self._hub
+        wanted = message.name
+        fields = message.fields
+        # Fast path: a handler in this node, and nothing else under way. Its name needs no look at the grammar.
+        if fields is None and not session.calls and message.seq:
+            local = hub.local.get(wanted)
+            if local is not None and session.identity.permissions.allows("call", wanted):
+                self._ask_local(session, message, local, hub.config.limits.deadline_s_default)
+                return
         if not message.seq:
             raise errors.BadBody("a pull needs a seq")
         if message.seq in session.calls:
             raise errors.Conflict("a pull with this seq is under way")
-        limits = self._hub.config.limits
+        limits = hub.config.limits
         if len(session.calls) >= limits.pending_pulls_max:
             raise errors.LimitExceeded(f"{limits.pending_pulls_max} pulls under way are the limit", temporary=True)
-        self._hub.rule(message.name)
+        hub.rule(wanted)
         deadline_s = limits.deadline_s_default
-        fields = message.fields
-        wanted = message.name
         if fields is not None:
             if kinds.DEADLINE_MS in fields:
                 deadline_s = min(fields[kinds.DEADLINE_MS] / 1000, limits.deadline_s_max)
@@ -131,20 +138,23 @@ class Procedures:
                 self._pull_session(session, message, deadline_s)
                 return
             wanted = fields.get(kinds.PROCEDURE, wanted)
-            self._hub.rule(wanted)
+            hub.rule(wanted)
         if not session.identity.permissions.allows("call", wanted):
             raise errors.Denied(f"call of {wanted}")
         local, registration = self.find(session.realm, wanted, message)
         if local is not None:
-            message = self._hub.for_handler(message)
-            answer = LocalPull(self._hub, session, message.seq)
-            local.pull(session, message, answer)
-            if not answer.done:
-                answer.wait(deadline_s)
+            self._ask_local(session, hub.for_handler(message), local, deadline_s)
         elif registration is not None:
             self._ask(session, message, registration.session, registration, deadline_s)
         else:
             raise errors.NoProvider(f"nobody provides {wanted}")
+
+    def _ask_local(self, session: Session, message: Message, local: ILocalProvider, deadline_s: float) -> None:
+        answer = LocalPull(self._hub, session, message.seq)
+        local.pull(session, message, answer)
+        # Most handlers have answered by now: only what waits is under way.
+        if not answer.done:
+            answer.wait(deadline_s)
 
     def find(
         self, realm: Realm, name: str, message: Message

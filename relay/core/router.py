@@ -60,12 +60,35 @@ class Router:
             kinds.UNREGISTER: self.procedures.unregister,
         }
 
-    def route(self, session: Session, message: Message) -> None:
-        """One counted session frame of ``session``."""
-        # Fast path: nothing is held, no hook looks at every message.
-        if not self.held and self._hub.hooks.before_message is None and self._hub.on_accepted is None:
-            self._route(session, message)
+    def route(self, session: Session, message: Message, asked: bool = False) -> None:
+        """One counted session frame of ``session``. ``asked``: its turn has come, and no hook has to look at it."""
+        hub = self._hub
+        hooks = hub.hooks
+        # Fast path: nothing is held, no hook looks at every message. All in one, as a call more costs 60 ns.
+        if not asked and (self.held or hooks.before_message is not None or hub.on_accepted is not None):
+            self._queue(session, message)
             return
+        if session.ended:
+            return  # a hook closed it: nothing may enter the tables for it any more
+        try:
+            if message.fields is not None and kinds.REFUSE in message.fields:
+                raise errors.Unsupported(message.fields[kinds.REFUSE])
+            handle = self.table.get(message.kind)
+            if handle is None:
+                self._unknown(message)
+                return
+            handle(session, message)
+        except errors.RelayError as error:
+            hub.refuse(session, message, error)
+        except Exception:  # noqa: BLE001 - our mistake: one message fails, the node goes on
+            log.failure("routing {kind} of {session!r}", kind=kinds.KINDS.get(message.kind), session=session)
+            hub.refuse(session, message, errors.InternalError())
+        after = hooks.after_message
+        if after is not None and session not in self.held:
+            after(session, message)
+
+    def _queue(self, session: Session, message: Message) -> None:
+        """Behind the frames of the session that are held, or to the hooks."""
         waiting = self.held.get(session)
         if waiting is not None:
             if len(waiting) >= self._hub.config.limits.held_frames_max:
@@ -81,7 +104,7 @@ class Router:
             self._hub.on_accepted(session, message)
         before = self._hub.hooks.before_message
         if before is None:
-            self._route(session, message)
+            self._asked(session, message)
             return
         try:
             result = before(session, message)
@@ -89,29 +112,12 @@ class Router:
             self._hub.refuse(session, message, error)
             return
         if isinstance(result, Message):
-            self._route(session, result)
+            self._asked(session, result)
         else:
-            self.suspend(session, message, result, self._route)
+            self.suspend(session, message, result, self._asked)
 
-    def _route(self, session: Session, message: Message) -> None:
-        if session.ended:
-            return  # a hook closed it: nothing may enter the tables for it any more
-        try:
-            if message.fields is not None and kinds.REFUSE in message.fields:
-                raise errors.Unsupported(message.fields[kinds.REFUSE])
-            handle = self.table.get(message.kind)
-            if handle is None:
-                self._unknown(message)
-                return
-            handle(session, message)
-        except errors.RelayError as error:
-            self._hub.refuse(session, message, error)
-        except Exception:  # noqa: BLE001 - our mistake: one message fails, the node goes on
-            log.failure("routing {kind} of {session!r}", kind=kinds.KINDS.get(message.kind), session=session)
-            self._hub.refuse(session, message, errors.InternalError())
-        after = self._hub.hooks.after_message
-        if after is not None and session not in self.held:
-            after(session, message)
+    def _asked(self, session: Session, message: Message) -> None:
+        self.route(session, message, True)
 
     def _unknown(self, message: Message) -> None:
         """A kind that nobody handles: an error when an answer is expected, else nothing."""
@@ -179,7 +185,7 @@ class Router:
         self.channels.subscribe(session, message)
 
     def guarded(self, handle: Routed) -> Routed:
-        """``handle`` as it is called outside ``_route``: its errors become the reply."""
+        """``handle`` as it is called outside ``route``: its errors become the reply."""
 
         def guarded(session: Session, message: Message) -> None:
             try:

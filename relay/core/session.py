@@ -179,11 +179,10 @@ class Session:
 
     # --- from the client ------------------------------------------------------------------------------------------
 
-    def count(self, message: Message) -> None:
-        """One session frame came; its count is reported when enough bytes have."""
-        self.received += 1
-        self.received_bytes += len(message.body) + KEPT_OVERHEAD
-        if self.unacked is not None and self.received_bytes >= self.hub.config.timing.resume_ack_bytes:
+    def count_bytes(self, size: int) -> None:
+        """One session frame came, with a body of ``size`` bytes; its count is reported when enough bytes have."""
+        self.received_bytes += size + KEPT_OVERHEAD
+        if self.received_bytes >= self.hub.config.timing.resume_ack_bytes:
             self.report()
 
     def report(self, kind: int = kinds.PONG, seq: int = 0) -> None:

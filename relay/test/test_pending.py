@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from relay import errors
 from relay.config import Config, Limits
+from relay.config_auth import Permit
 from relay.core import procedures
 from relay.core.pending import LocalPull, Pending
 from relay.interfaces import ILocalProvider
@@ -115,6 +116,29 @@ class Waiting(SynchronousTestCase):
         """Whatever a handler does at once and later, its caller sees what a table kept from the beginning gives."""
         fast = transcript(script, later, LocalPull, self)
         self.assertEqual(fast, transcript(script, later, PlainPull, self))
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["do", "do.not", "nobody", "$do", "a..b", "", "x" * 255]),
+                st.integers(0, 2),
+                st.sampled_from(["r", "w", "f", "mr"]),
+            ),
+            max_size=5,
+        )
+    )
+    def test_pulls_of_handlers_as_any_other(self, pulls: list[tuple[str, int, str]]) -> None:
+        """The short way to a handler gives what the long one gives, which a pull with fields takes, if only none."""
+        seen = []
+        ways: tuple[Fields | None, ...] = (None, {})
+        for fields in ways:
+            core = Core(Config(limits=Limits(pending_pulls_max=2)), Permit(call=("do", "nobody", "$do")))
+            core.hub.local.update(dict.fromkeys(["do", "do.not"], Script(core)))
+            ann = core.guest("ann")
+            for name, seq, script in pulls:
+                ann.connection.receive(Message(kinds.PULL, name, script.encode(), kinds.RAW, 0, seq, fields))
+            seen.append([(m.kind, m.seq, m.body, m.flags, m.fields) for m in ann.got])
+        self.assertEqual(seen[0], seen[1])
 
     def test_nothing_is_kept_of_an_answer_at_once(self) -> None:
         """While a handler runs the table is empty, and so it is after its answer."""

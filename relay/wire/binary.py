@@ -309,9 +309,12 @@ class BinaryDecoder:
             self._held = bytearray()
         messages: list[Message] = []
         try:
-            at = self._skip_preface(data) if self._preface else 0
             if not self._preface:
-                at = self._parse(data, at, messages)
+                at = self._parse(data, 0, messages)
+            else:
+                at = self._skip_preface(data)
+                if not self._preface:
+                    at = self._parse(data, at, messages)
         except RemoteProtocolError as error:
             self.failed = error
         else:
@@ -356,6 +359,8 @@ class BinaryDecoder:
                     raise RemoteProtocolError("a name is not UTF-8") from None
                 append(Message(kind, name, data[body_at:end], codec, flags, seq))
             at = end
+        if at == size:
+            return at
         self._need = LENGTH_BYTES
         if at + LENGTH_BYTES <= size:
             self._check_length(int.from_bytes(data[at : at + LENGTH_BYTES]))
