@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from relay.config import EVERYTHING, ChannelRule, Config, Limits, Permit, Timing
+from relay.config import ChannelRule, Config, Limits, Timing
+from relay.config_auth import EVERYTHING, Permit
 from relay.core.occurrences import Occurrence
 from relay.core.users import BATCH_MAX
 from relay.errors import RelayError, Unavailable
