@@ -1,6 +1,6 @@
 """HTTP/1.1 on a listener, and the request head that decides between it and WebSocket.
 
-    RequestHead ── upgrade to websocket, and the listener has it ─▶ Opening (relay.protocols.websocket)
+    RequestHead ── upgrade to websocket, and the listener has it ─▶ relay.protocols.websocket
                 └─ anything else, and the listener has http ──────▶ Channel ─▶ the tree of IResource from tap
 
 The head is collected here and looked at once, before any of twisted.web's or Autobahn's objects exist: a WebSocket
@@ -71,7 +71,7 @@ class RequestHead(Step):
         data, self.data = self.data, b""
         websockets = entrance.websockets
         if websockets is not None and (entrance.pages is None or UPGRADE.search(data, 0, end)):
-            pass_on(self.transport, websockets.opening(self.arrival), data)
+            websockets.serve(self.arrival, self.transport, data, end + len(HEAD_END))
         elif entrance.pages is not None:
             self.arrival.arrived()
             pass_on(self.transport, entrance.pages.channel(self.arrival), data)

@@ -1,10 +1,12 @@
-"""WebSocket (RFC 6455): Autobahn opens the connection, then a small object of ours carries it.
+"""WebSocket (RFC 6455): opened by a handshake of ours or by Autobahn's, then a small object of ours carries it.
 
-    RequestHead ─▶ Opening (Autobahn: handshake) ─┬─ no extension ─▶ WebSocket over relay.wire.websocket
-                                                  └─ permessage-deflate: stays, and hands events to a WebSocket
+    RequestHead ─┬─ the common request (relay.wire.upgrade) ──────────────────────▶ WebSocket over relay.wire.websocket
+                 └─▶ Opening (Autobahn: handshake) ─┬─ no extension ──────────────▶ the same
+                                                    └─ permessage-deflate: stays, and hands events to a WebSocket
 
-Autobahn's protocol object takes some 8 KB and 15-30 us a message; ``WebSocket`` is what the common connection keeps:
-the switch drops every reference to the Opening, and bytes that came together with the handshake go to the new object.
+Autobahn's protocol object takes some 8 KB, 130 us to open a connection and 15-30 us a message; it is for what is
+seldom: extensions, requests in another form, and all that are refused. ``WebSocket`` is what a connection keeps: the
+switch drops every reference to the Opening, and bytes that came together with the handshake go to the new object.
 The subprotocol chooses the dialect; a client that offers none of ours is refused, because the two forms cannot be told
 apart later. A refused handshake is an HTTP response with a status, a length and a sentence.
 
@@ -32,11 +34,11 @@ from relay.protocols.entrance import Arrival, Entrance, pass_on
 from relay.protocols.http import error_response
 from relay.protocols.peer import Peer
 from relay.protocols.stream import BoundedDialect, Stream
-from relay.wire import kinds, websocket
+from relay.wire import kinds, upgrade, websocket
 from relay.wire.websocket import Event, WebSocketMachine, server_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 log = Logger()
 
@@ -119,6 +121,38 @@ class WebSocket(Stream):
                 return
 
 
+def denied(arrival: Arrival, path: str, page: str, host: str) -> tuple[int, str] | None:
+    """HTTP status and sentence for a request that may not open a WebSocket, by its path, Origin and Host; else None."""
+    entrance = arrival.entrance
+    options = entrance.listener.websocket
+    if path != options.path:
+        return 404, "there is no WebSocket here"
+    if not origin.allows(options.origins, page, host):
+        return 403, "pages of this origin may not connect"
+    # A page of some site may have reached a loopback listener by a name of its own.
+    guarded = entrance.anonymous and is_loopback(arrival.host) and not options.origins
+    if guarded and page and not origin.names_this_machine(host):
+        return 403, "anonymous sessions are for pages of this machine; see websocket.origins"
+    return None
+
+
+def spoken(offered: Iterable[str]) -> str | None:
+    """The first of the client's subprotocols that is spoken here."""
+    return next((each for each in offered if each in SUBPROTOCOLS), None)
+
+
+def connection_of(
+    arrival: Arrival, transport: Any, subprotocol: str, write: Callable[[bytes], object] | None = None
+) -> WebSocket:  # Any: whatever transport carries it
+    """What serves a connection from now on; ``write``: where its frames go, when that is not the transport."""
+    entrance = arrival.entrance
+    dialect_of, opcode = SUBPROTOCOLS[subprotocol]
+    dialect = dialect_of()
+    peer = WebSocketPeer(arrival, transport, "wss" if arrival.secure else "ws", dialect, write)
+    machine = WebSocketMachine(True, entrance.listener.websocket.message_bytes_max)
+    return WebSocket(entrance, peer, dialect, opcode, machine)
+
+
 class Opening(WebSocketServerProtocol):  # type: ignore[misc]  # autobahn has no types
     """Autobahn's side of one connection: the handshake, and everything where an extension was negotiated."""
 
@@ -134,36 +168,21 @@ class Opening(WebSocketServerProtocol):  # type: ignore[misc]  # autobahn has no
 
     def onConnect(self, request: Any) -> str:  # Any: autobahn has no types
         """Look at path, origin and subprotocols. Raises ``ConnectionDeny`` with an HTTP status."""
-        options = self.entrance.listener.websocket
-        if request.path != options.path:
-            raise ConnectionDeny(404, "there is no WebSocket here")
-        if not origin.allows(options.origins, request.origin, request.headers.get("host", "")):
-            raise ConnectionDeny(403, "pages of this origin may not connect")
-        if self._foreign(request.origin, request.headers.get("host", "")):
-            raise ConnectionDeny(403, "anonymous sessions are for pages of this machine; see websocket.origins")
-        for each in request.protocols:
-            if each in SUBPROTOCOLS:
-                return str(each)
-        raise ConnectionDeny(400, f"the subprotocol has to be one of {', '.join(SUBPROTOCOLS)}")
-
-    def _foreign(self, page: str, host: str) -> bool:
-        """Whether a page of some site may have reached a loopback listener by a name of its own."""
-        entrance = self.entrance
-        guarded = entrance.anonymous and is_loopback(self.arrival.host) and not entrance.listener.websocket.origins
-        return guarded and bool(page) and not origin.names_this_machine(host)
+        denial = denied(self.arrival, request.path, request.origin, request.headers.get("host", ""))
+        if denial is not None:
+            raise ConnectionDeny(*denial)
+        subprotocol = spoken(request.protocols)
+        if subprotocol is None:
+            raise ConnectionDeny(400, f"the subprotocol has to be one of {', '.join(SUBPROTOCOLS)}")
+        return subprotocol
 
     def onOpen(self) -> None:
         """The handshake is done: a small object takes over."""
-        arrival = self.arrival
-        arrival.arrived()
-        dialect_of, opcode = SUBPROTOCOLS[self.websocket_protocol_in_use]
-        dialect = dialect_of()
+        self.arrival.arrived()
         transport = self.transport
         carry = bool(self.websocket_extensions_in_use)
-        label = "wss" if arrival.secure else "ws"
-        peer = WebSocketPeer(arrival, transport, label, dialect, self.write_frames if carry else None)
-        machine = WebSocketMachine(True, self.entrance.listener.websocket.message_bytes_max)
-        connection = WebSocket(self.entrance, peer, dialect, opcode, machine)
+        write = self.write_frames if carry else None
+        connection = connection_of(self.arrival, transport, self.websocket_protocol_in_use, write)
         if carry:
             self.carried = connection
             connection.makeConnection(transport)
@@ -275,11 +294,13 @@ class OpeningFactory(WebSocketServerFactory):  # type: ignore[misc]  # autobahn 
     def __init__(self, entrance: Entrance) -> None:
         super().__init__(protocols=list(SUBPROTOCOLS), server=None, reactor=entrance.clock)
         self.entrance = entrance
+        self._compression = False
         self.configure()
 
     def configure(self) -> None:
         """Take the listener's configuration, for connections to come."""
         options = self.entrance.listener.websocket
+        self._compression = options.compression
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
@@ -298,6 +319,19 @@ class OpeningFactory(WebSocketServerFactory):  # type: ignore[misc]  # autobahn 
         settings = {name: getattr(self, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}
         plain = {name: staticmethod(value) if callable(value) else value for name, value in settings.items()}
         self._protocol = type("Opening", (Opening,), {**plain, "CONFIG_ATTRS": ()})
+
+    def serve(self, arrival: Arrival, transport: Any, data: bytes, end: int) -> None:  # Any: whatever carries it
+        """Open the WebSocket of the request head ``data[:end]``, or refuse it; what follows in ``data`` is for it."""
+        # Fast path: the common request, when it may come in. All else is Autobahn's.
+        request = upgrade.read(data[:end])
+        if request is not None and not (request.deflate and self._compression):
+            subprotocol = spoken(request.protocols)
+            if subprotocol is not None and denied(arrival, request.path, request.origin, request.host) is None:
+                transport.write(upgrade.response(request, subprotocol))
+                arrival.arrived()
+                pass_on(transport, connection_of(arrival, transport, subprotocol), data[end:])
+                return
+        pass_on(transport, self.opening(arrival), data)
 
     def opening(self, arrival: Arrival) -> Opening:
         """The protocol that begins with the request head of ``arrival``."""

@@ -41,6 +41,9 @@ NAMES = ["one", "two", "three"]
 MESSAGES = [publication(name) for name in NAMES]
 DEFLATE: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
 
+ODD: dict[str, str | None] = {"Connection": "Upgrade, close"}
+"""Not what clients send: opened by Autobahn."""
+
 
 def door(**options: Any) -> Door:  # Any: of Door and Listener
     """A listener with WebSocket alone."""
@@ -238,7 +241,7 @@ class ConversationTests(SynchronousTestCase):
     def test_autobahn_is_released(self):
         """Without an extension nothing holds Autobahn's object after the handshake."""
         transport = self.door.connect()
-        head = request_head()
+        head = request_head(headers=ODD)
         transport.feed(head[:-1])
         held: list[Any] = []
         original = Opening.onOpen
@@ -258,7 +261,10 @@ class ConversationTests(SynchronousTestCase):
     def test_nothing_left(self):
         """A connection that is over, whatever it was, is gone without the collector's help."""
         listener = compressing()
-        heads = (request_head(), request_head(headers=DEFLATE), request_head("/other"), b"GET /ws", b"")
+        heads = (
+            request_head(), request_head(headers=ODD), request_head(headers=DEFLATE), request_head("/other"),
+            b"GET /ws", b"",
+        )  # fmt: skip
 
         def run(head: bytes) -> None:
             transport = listener.connect()
