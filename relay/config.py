@@ -1,9 +1,9 @@
 """The configuration: frozen, validated structs with every default and every limit, units in the names.
 
-Only values live here and in the modules beside it: ``relay.config_types`` has the types, ``relay.config_auth`` the
-section ``auth``, ``relay.config_store`` the section ``store``. Reading files and the environment, secrets by reference
-and the sentences for mistakes are ``relay.config_load``'s, checks across settings ``relay.config_check``'s; the page
-``docs/configuration.md`` and the JSON Schema are made from these structs.
+Only values live here and in the modules beside it: ``relay.config_types`` has the types, ``relay.config_auth``,
+``relay.config_store`` and ``relay.config_webhooks`` the sections of those names. Reading files and the environment,
+secrets by reference and the sentences for mistakes are ``relay.config_load``'s, checks across settings
+``relay.config_check``'s; the page ``docs/configuration.md`` and the JSON Schema are made from these structs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from msgspec import Meta
 from relay.config_auth import Auth
 from relay.config_store import Store
 from relay.config_types import NAME_BYTES_MAX, Count, Name, Positive, PositiveSeconds, Seconds, Section, Text
+from relay.config_webhooks import Webhook
 
 SlowPolicy = Literal["disconnect", "drop_oldest", "latest"]
 Level = Literal["debug", "info", "warn", "error", "critical"]
@@ -290,5 +291,6 @@ class Config(Section, frozen=True, kw_only=True):
     slow: Slow = Slow()
     channels: Annotated[tuple[ChannelRule, ...], Meta(description="options of channels by name")] = ()
     store: Store = Store()
+    webhooks: Annotated[tuple[Webhook, ...], Meta(description="URLs that are told of sessions, users and members")] = ()
     handlers: Handlers = Handlers()
     log: Log = Log()

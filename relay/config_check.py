@@ -20,6 +20,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
+from relay.bridges.webhook_outbox import QUEUE_PREFIX
 from relay.config import Config, Http, Listener, WebSocket
 from relay.config_mistakes import nearest
 from relay.core.auth.authentication import Authentication
@@ -40,6 +41,9 @@ PORT_MAX: Final = 65_535
 OWN_PATHS: Final = ("/", "/healthz", "/readyz", "/metrics", "/relay.js")
 """Paths of the HTTP side that a WebSocket cannot have."""
 
+WEBHOOK_SECRET_BYTES_MIN: Final = 16
+
+_HTTP_URL: Final = re.compile(r"https?://[!-.0-~][!-~]*")
 _PLUGIN: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -66,7 +70,7 @@ class Endpoint:
 def problems(config: Config) -> list[str]:
     """One sentence for each thing that is wrong, the settings of listeners first; none: the node can start."""
     found: list[str] = []
-    for check in (_listeners, _anonymous, _certificates, _authentication, _channels, _numbers, _others):
+    for check in (_listeners, _anonymous, _certificates, _authentication, _channels, _webhooks, _numbers, _others):
         found += check(config)
     return found
 
@@ -227,6 +231,27 @@ def _channels(config: Config) -> Iterator[str]:
             check_pattern(rule.pattern)
         except BadName as error:
             yield f"channels[{index}].pattern: {error}"
+
+
+def _webhooks(config: Config) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for index, webhook in enumerate(config.webhooks):
+        path = f"webhooks[{index}]"
+        if first.setdefault(webhook.name, index) != index:
+            yield f"{path}.name: {webhook.name!r} is the name of webhooks[{first[webhook.name]}] too"
+        if not _HTTP_URL.fullmatch(webhook.url):
+            yield f"{path}.url: expected an http:// or https:// URL, got {webhook.url!r}"
+        if isinstance(webhook.secret, str) and len(webhook.secret.encode()) < WEBHOOK_SECRET_BYTES_MIN:
+            yield f"{path}.secret: expected at least {WEBHOOK_SECRET_BYTES_MIN} bytes"
+        if webhook.retry_s_min > webhook.retry_s_max:
+            yield f"{path}.retry_s_min: {webhook.retry_s_min} is more than retry_s_max, which is {webhook.retry_s_max}"
+        named = [("name", QUEUE_PREFIX + webhook.name, check_name), ("realm", webhook.realm, check_name)]
+        named += [(f"channels[{number}]", each, check_pattern) for number, each in enumerate(webhook.channels)]
+        for setting, name, check_ in named:
+            try:
+                check_(name)
+            except BadName as error:
+                yield f"{path}.{setting}: {error}"
 
 
 def _numbers(config: Config) -> Iterator[str]:

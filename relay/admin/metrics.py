@@ -46,6 +46,7 @@ class NodeCollector(Collector):
         yield from self._frames(metrics)
         yield from self._sessions(metrics)
         yield from self._work(metrics)
+        yield from self._webhooks(metrics)
         yield from self._process()
 
     def _frames(self, metrics: Metrics) -> Iterator[Metric]:
@@ -132,6 +133,21 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily(
             "relay_event_loop_lag_max_seconds", "The latest tick since the start.", value=metrics.lag_s_max
         )
+
+    def _webhooks(self, metrics: Metrics) -> Iterator[Metric]:
+        delivered = CounterMetricFamily("relay_webhook_delivered", "Events that a webhook took.", labels=["webhook"])
+        failed = CounterMetricFamily("relay_webhook_failures", "Requests to a webhook that failed.", labels=["webhook"])
+        waiting = GaugeMetricFamily("relay_webhook_waiting", "Events that wait to be told.", labels=["webhook"])
+        dropped = CounterMetricFamily(
+            "relay_webhook_dropped", "Events that are not told any more.", labels=["webhook", "reason"]
+        )
+        for name, counts in sorted(metrics.webhooks.items()):
+            delivered.add_metric([name], counts.delivered)
+            failed.add_metric([name], counts.failed)
+            waiting.add_metric([name], counts.waiting)
+            for reason, count in sorted(counts.dropped.items()):
+                dropped.add_metric([name, reason], count)
+        yield from (delivered, failed, waiting, dropped)
 
     def _process(self) -> Iterator[Metric]:
         usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -12,13 +12,25 @@ from typing import Final
 KIND_ROWS: Final = 256
 
 
+class WebhookCounts:
+    """Of one webhook: events delivered, requests that failed, events that wait, events dropped by reason."""
+
+    __slots__ = ("delivered", "dropped", "failed", "waiting")
+
+    def __init__(self) -> None:
+        self.delivered = 0
+        self.failed = 0
+        self.waiting = 0
+        self.dropped: defaultdict[str, int] = defaultdict(int)
+
+
 class Metrics:
     """The counters of one node; never reset."""
 
     __slots__ = (
         "accepted", "bytes_in", "bytes_out", "closes", "deadlines", "delivered", "drops", "errors", "frames_in",
         "frames_out", "goodbyes", "handler_calls", "handler_seconds", "held", "hook_errors", "hook_seconds", "lag_s",
-        "lag_s_max", "orphans", "refused", "resumed", "sessions_ended", "sessions_started",
+        "lag_s_max", "orphans", "refused", "resumed", "sessions_ended", "sessions_started", "webhooks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -52,5 +64,6 @@ class Metrics:
         self.handler_seconds: defaultdict[str, float] = defaultdict(float)
         self.hook_seconds: defaultdict[str, float] = defaultdict(float)
         self.hook_errors: defaultdict[str, int] = defaultdict(int)
+        self.webhooks: dict[str, WebhookCounts] = {}
         self.lag_s = 0.0
         self.lag_s_max = 0.0

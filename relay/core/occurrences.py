@@ -11,8 +11,8 @@ import msgspec
 
 
 class Occurrence(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """``event``: one of ``relay.config.OccurrenceName``. ``at``: Unix time in ms; ``since`` likewise. ``member``: the
-    member's id where that is not its session. ``reason``: why a session ended."""
+    """``event``: one of ``relay.config_webhooks.OCCURRENCES``. ``at``, ``since``: Unix time in
+    ms. ``member``: the member's id where that is not its session. ``reason``: why a session ended."""
 
     event: str
     realm: str

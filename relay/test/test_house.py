@@ -43,6 +43,7 @@ FLOORS: Final = {
     "relay.config_auth": 1,
     "relay.config_store": 1,
     "relay.config_types": 1,
+    "relay.config_webhooks": 1,
     "relay.records": 1,
     "relay.wire": 1,
     "relay.dialects": 1,
