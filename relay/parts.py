@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -41,6 +41,9 @@ from relay.protocols.entrance import Entrance
 from relay.protocols.listen import ListenerService
 from relay.store.stores import Stores
 
+if TYPE_CHECKING:
+    from relay.bridges.webhooks import Webhooks
+
 log = Logger()
 
 NODE_ID_BYTES: Final = 8
@@ -62,6 +65,7 @@ class Parts:
         self.hooks = Hooks(reactor, config.handlers.slow_operation_ms)
         self.hub = Hub(config, reactor, self.flusher, LocalDirectory(), self.hooks, time.time)
         self.router = Router(self.hub, random.random)
+        self.router.presence.users.store = self.stores.presence
         owner = bytes.fromhex(self.node_id) + WORKER.to_bytes(1, "big") + os.urandom(INCARNATION_BYTES)
         prefix = base64.urlsafe_b64encode(owner).decode()
         self.sessions = Sessions(self.hub, self.router, self.node_id, prefix, os.urandom)
@@ -75,7 +79,10 @@ class Parts:
         self.hub.local.update(self.application.providers())
         self.hub.local_unknown = self.application.unknown()
         self.threads = ThreadPool(0, max(1, config.auth.scrypt_threads_max), "relay-scrypt")
+        self._started = False
         self._agent: Any = None  # Any: IAgent
+        self.webhooks: Webhooks | None = None
+        self._use_webhooks(config)
         self.entrances: dict[str, Entrance] = {}
         self.metrics = MetricsResource(self.gate, self._doors)
         self.authentication = self._authentication(config)
@@ -85,15 +92,39 @@ class Parts:
     # --- authentication -------------------------------------------------------------------------------------------
 
     def _authentication(self, config: Config) -> Authentication:
-        if self._agent is None and (config.auth.http or any(each.jwks_url for each in config.auth.jwt)):
+        asks = config.auth.http or any(each.jwks_url for each in config.auth.jwt)
+        agent = self._http() if asks else None
+        return Authentication(config.auth, self.reactor, agent, self.threads, self.plugins, time.time)
+
+    def _http(self) -> Any:  # Any: IAgent
+        """The HTTP client."""
+        if self._agent is None:
             # A sixth of the time to start, for nodes that ask no URL.
             from twisted.web.client import Agent, HTTPConnectionPool
 
             self._agent = Agent(self.reactor, pool=HTTPConnectionPool(self.reactor))
-        return Authentication(config.auth, self.reactor, self._agent, self.threads, self.plugins, time.time)
+        return self._agent
 
     def _identify(self, hello: Any, peer: Any) -> Any:  # Any: Hello, IPeer, and what Authentication.identify gives
         return self.authentication.identify(hello, peer, self.realms.get(peer.listener, "default"))
+
+    # --- webhooks -------------------------------------------------------------------------------------------------
+
+    def _use_webhooks(self, config: Config) -> None:
+        """Those of the configuration, from now on."""
+        if self.webhooks is not None:
+            self.webhooks.reconfigure(config.webhooks)
+        elif config.webhooks:
+            from relay.bridges.webhooks import Webhooks  # for nodes that have one
+
+            self.webhooks = Webhooks(
+                config.webhooks, store=self.stores.queue_store, agent=self._http, clock=self.reactor,
+                wheel=self.hub.wheel, unix_time=time.time, random=random.random, random_bytes=os.urandom,
+                metrics=self.hub.metrics,
+            )  # fmt: skip
+            if self._started:
+                self.webhooks.startService()
+        self.hub.on_occurrence = self.webhooks.take if self.webhooks else None
 
     # --- listeners ------------------------------------------------------------------------------------------------
 
@@ -126,6 +157,9 @@ class Parts:
         self.stores.start()
         self.threads.start()
         self.hub.wheel.start()
+        self._started = True
+        if self.webhooks is not None:
+            self.webhooks.startService()
         Deferred.fromCoroutine(self.hooks.start(self.access)).addErrback(self._not_started)
 
     def _not_started(self, failure: Failure) -> None:
@@ -139,6 +173,9 @@ class Parts:
         """The opposite; fires when the plugins have ended."""
         self.application.stop()
         self.authentication.stop()
+        self.router.presence.users.stop()
+        if self.webhooks is not None:
+            self.webhooks.stopService()
         self.hub.wheel.stop()
         self.threads.stop()
         return Deferred.fromCoroutine(self.hooks.stop()).addErrback(_log_plugin)
@@ -150,6 +187,7 @@ class Parts:
         self.authentication = authentication
         for entrance in self.entrances.values():
             entrance.anonymous = _anonymous(config)
+        self._use_webhooks(config)
         self.hub.reconfigure(config)
         self.gate.reconfigured()
 
