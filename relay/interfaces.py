@@ -11,11 +11,15 @@
     core ────── IQueueStore ───▶ store         messages that wait to be acknowledged
     core ────── IPresence ─────▶ store         who was here last, beyond the life of sessions
     node ────── IRelayPlugin ──▶ applications' code, found by ``twisted.plugin`` or named in the configuration
+    cluster ─── IRaftGroup ────▶ a replicated state machine's users: propose, read, look, change members
+    groups ──── IStateMachine ─▶ what is replicated
+    groups ──── IRaftTransport ▶ links to other nodes, or the simulator's network
+    transport ─ IRaftReceiver ─▶ groups        frames from other nodes, links that came and went
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
@@ -23,6 +27,7 @@ from zope.interface import Attribute, Interface
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from relay.cluster.raft.types import Entry
     from relay.core.identity import Identity
     from relay.errors import RelayError
     from relay.records import Append, Item, Page, Put, QueueState, Range, Settle
@@ -279,3 +284,116 @@ class IRelayPlugin(Interface):
     """
 
     name: str = Attribute("Label in logs, metrics and errors.")
+
+
+# --- replicated state machines ------------------------------------------------------------------------------------
+
+
+class IStateMachine(Interface):
+    """What one Raft group replicates. Every call comes from the reactor's thread, none during another.
+
+    It is a function of the entries applied, and of nothing else: no clock, no random, no I/O, no order of a set. All
+    members then hold the same state after the same index. It lives in memory: after a restart the group calls
+    ``restore`` with the newest snapshot, if there is one, and applies the entries behind it again, so state and applied
+    index are one by construction.
+    """
+
+    def apply(entries: Sequence[Entry]) -> Sequence[object]:
+        """Apply committed ``entries`` in order; one result for each, in order.
+
+        An entry has ``index``, ``term`` and ``data`` (never empty: elections' and memberships' entries do not come
+        here, so indexes have gaps). What a command may not do is a result,
+        never an exception: one that is raised here ends the process, because members would differ. A result goes to the ``done`` of whoever proposed the entry on this node; it is not sent anywhere.
+        """
+
+    def snapshot() -> Iterator[bytes]:
+        """The state after the last ``apply``, in chunks of 1 byte to 1 MiB (64 KiB to 256 KiB are good), at least one.
+
+        Cheap to begin: take a frozen copy, or note what changes. The chunks are taken later, one or a few in a
+        reactor's turn, while ``apply`` goes on; they show the state at the time of this call. The iterator may be
+        closed before its end. Equal states give equal bytes.
+        """
+
+    def restore(chunks: Iterable[bytes]) -> None:
+        """Replace the whole state by a snapshot's. The chunks may be cut elsewhere than they were made. Before the
+        first ``apply``, and again whenever the leader sends a snapshot. Watchers have to be told to look again."""
+
+    def leader_changed(leader: int, term: int, leading: bool) -> None:
+        """This group has another leader (0: none known) or term; ``leading``: it is this node. Not a part of the state:
+        for what only the leader proposes, as time. May propose, but not wait."""
+
+
+class IRaftGroup(Interface):
+    """One Raft group as its users on this node see it; calls work on every member, leader or not.
+
+    ``done`` is called exactly once, in a later turn or in this one, with ``(result, None)`` or ``(None, error)``. The
+    error is a ``RelayError``: ``outcome`` ``not_done`` (failed for certain, may be made again) or ``unknown`` (it may
+    have been done, or still be): make it again only with the (client, sequence) under which the machine knows it.
+    What is asked in one turn goes out together; nothing here costs a Deferred.
+    """
+
+    number: int = Attribute("The group's number, 1 to 2**32 - 1; the same on all nodes.")
+    node: int = Attribute("This node's id.")
+    leader: int = Attribute("The leader's node id as far as known, or 0.")
+    term: int = Attribute("The term.")
+    leading: bool = Attribute("Whether this node leads.")
+    applied: int = Attribute("The index that the state machine shows.")
+
+    def propose(data: bytes, done: Callable[[Any, RelayError | None], object]) -> None:  # Any: apply's result
+        """Have ``data`` (1 byte to ``proposal_bytes_max``) committed and applied; ``done`` gets what this node's
+        ``apply`` returned for it. Never raises: what cannot be is told to ``done``, at once."""
+
+    def read_index(done: Callable[[None, RelayError | None], object]) -> None:
+        """Wait until this node's state machine shows everything that was acknowledged anywhere before this call; then
+        a look at it is linearizable, in ``done`` itself. A failed read may always be made again."""
+
+    def status() -> Any:  # Any: relay.cluster.group.GroupStatus, above this module
+        """Role, leader, term, indexes, members, and on the leader the progress of each."""
+
+    def transfer(node: int, done: Callable[[None, RelayError | None], object]) -> None:
+        """Hand leadership to ``node``, a voter; on a follower the leader is asked to. 0: to the voter that is best
+        caught up. ``done`` when another leader is known; fails after an election time-out."""
+
+    def add_learner(node: int, done: Callable[[Any, RelayError | None], object]) -> None:  # Any: as status().members
+        """Make ``node`` receive the log without a vote; ``done`` gets the members as applied."""
+
+    def promote(node: int, done: Callable[[Any, RelayError | None], object]) -> None:  # Any: as above
+        """Make a learner that has caught up a voter; ``Conflict`` when it has not. On the leader only."""
+
+    def remove(node: int, done: Callable[[Any, RelayError | None], object]) -> None:  # Any: as above
+        """Take ``node`` out of the group. Its id never comes back: a new disk is a new id."""
+
+    def take_snapshot(done: Callable[[Any, RelayError | None], object]) -> None:  # Any: the index
+        """Snapshot now, and compact what two snapshots cover; ``done`` gets the index."""
+
+
+class IRaftReceiver(Interface):
+    """What the transport tells the groups; none of it during a call of the groups' own."""
+
+    def received(node: int, frame: bytes) -> None:
+        """A frame from ``node``. Raises ``RemoteProtocolError`` for one that means nothing: the link ends."""
+
+    def linked(node: int) -> None:
+        """Frames to ``node`` are taken from now on."""
+
+    def unlinked(node: int) -> None:
+        """The link to ``node`` is gone; what was not delivered is lost. It will be tried again, at once first."""
+
+    def unreachable(node: int) -> None:
+        """The link ended and the attempt to have it again was refused: nobody listens there. Said once an outage."""
+
+
+class IRaftTransport(Interface):
+    """Frames to other nodes. Promise: while linked, frames of one lane arrive whole, in order and at most once; those
+    of a lower lane before those of a higher one that are not yet under way. A frame may be lost only together with all
+    later ones of the link. Nothing is called back during ``send``."""
+
+    def send(node: int, lane: int, frame: bytes) -> bool:
+        """Queue ``frame`` in ``lane``: 0 urgent (heartbeats, votes, acknowledgements), 1 entries, 2 snapshots. False
+        when there is no link or the lane's queue is full: nothing was sent."""
+
+    def waiting_bytes(node: int, lane: int) -> int:
+        """What was queued in ``lane`` and not yet handed to the network; 0 without a link."""
+
+    def drop(node: int) -> None:
+        """End the link and forget the node: it was removed from the cluster."""
