@@ -302,8 +302,9 @@ class IStateMachine(Interface):
         """Apply committed ``entries`` in order; one result for each, in order.
 
         An entry has ``index``, ``term`` and ``data`` (never empty: elections' and memberships' entries do not come
-        here, so indexes have gaps). What a command may not do is a result,
-        never an exception: one that is raised here ends the process, because members would differ. A result goes to the ``done`` of whoever proposed the entry on this node; it is not sent anywhere.
+        here, so indexes have gaps). What a command may not do is a result, never an exception: one that is raised here
+        ends the process, because members would differ. A result goes to the ``done`` of whoever proposed the entry on
+        this node; it is not sent anywhere.
         """
 
     def snapshot() -> Iterator[bytes]:
@@ -355,13 +356,13 @@ class IRaftGroup(Interface):
         caught up. ``done`` when another leader is known; fails after an election time-out."""
 
     def add_learner(node: int, done: Callable[[Any, RelayError | None], object]) -> None:  # Any: as status().members
-        """Make ``node`` receive the log without a vote; ``done`` gets the members as applied."""
+        """Make ``node`` receive the log without a vote; ``done`` gets the members as applied. On the leader only."""
 
     def promote(node: int, done: Callable[[Any, RelayError | None], object]) -> None:  # Any: as above
         """Make a learner that has caught up a voter; ``Conflict`` when it has not. On the leader only."""
 
     def remove(node: int, done: Callable[[Any, RelayError | None], object]) -> None:  # Any: as above
-        """Take ``node`` out of the group. Its id never comes back: a new disk is a new id."""
+        """Take ``node`` out of the group. Its id never comes back: a new disk is a new id. On the leader only."""
 
     def take_snapshot(done: Callable[[Any, RelayError | None], object]) -> None:  # Any: the index
         """Snapshot now, and compact what two snapshots cover; ``done`` gets the index."""

@@ -1,0 +1,481 @@
+"""One group on one node: the core, its state machine and its requests, driven in turns.
+
+::
+
+    received, tick, propose, appended ──▶ mark ──▶ work, once a turn:
+        requests ─▶ core ─▶ Ready ─┬─▶ host.send       messages to other nodes, joined by node
+                                   ├─▶ host.write      MsgStorageAppend: one submission of all groups; then ``appended``
+                                   └─▶ machine.apply   MsgStorageApply, at once; then outcomes of proposals and reads
+
+Nothing is called back to a user in the middle of this: outcomes are collected and told when the turn's work is done.
+
+**Quiet groups.** A leader whose group had no work for ``quiet_ticks``, with everything replicated to all members that
+are linked, tells them with its last heartbeat and stops ticking; so do followers that find the same. Any message of the
+group, any proposal or read, and any change of a link to a member's node wakes it. That the leader's node lives is seen
+by the node's own beats (``groups``), not the group's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from relay.cluster.frames import Beat, BeatBack, Placed, Propose
+from relay.cluster.group_options import GroupOptions
+from relay.cluster.ports import Stores
+from relay.cluster.raft.codec import decode_conf_change
+from relay.cluster.raft.errors import PeerNotFound, ProposalDropped
+from relay.cluster.raft.options import Options
+from relay.cluster.raft.rawnode import RawNode
+from relay.cluster.raft.storage import Storage
+from relay.cluster.raft.tracker import REPLICATE
+from relay.cluster.raft.types import (
+    ENTRY_NORMAL,
+    FOLLOWER,
+    LEADER,
+    LOCAL_APPEND_THREAD,
+    LOCAL_APPLY_THREAD,
+    MSG_HEARTBEAT,
+    MSG_HEARTBEAT_RESP,
+    NONE,
+    ConfState,
+    Entry,
+    HardState,
+    Message,
+    Snapshot,
+)
+from relay.cluster.requests import Done, Outcome, Proposals, Reads
+from relay.errors import DeadlineExceeded, Unavailable
+from relay.interfaces import IStateMachine
+
+BOOTS_MAX: Final = 8
+"""Lives of one node whose forwarded proposals are told apart."""
+
+
+class Host(Protocol):
+    """What a replica needs of its node."""
+
+    node: int
+    boot: int
+    ticks: int
+    options: GroupOptions
+    stores: Stores
+    outcomes: list[Outcome]
+    stopped: bool  # no proposals and reads are taken any more
+    blocked: bool  # the log is full: no proposals are taken
+
+    def mark(self, replica: Replica) -> None:
+        """Have ``work`` called at the end of the turn."""
+
+    def wake(self, replica: Replica) -> None:
+        """Have ``tick`` called from now on."""
+
+    def rest(self, replica: Replica) -> None:
+        """No ticks any more."""
+
+    def send(self, group: int, message: Message) -> None:
+        """A message for another node, with this turn's others."""
+
+    def send_beat(self, node: int, beat: Beat) -> None:
+        """The last heartbeat of a group that becomes quiet."""
+
+    def send_propose(self, node: int, frame: Propose) -> bool:
+        """Commands for the leader; False: not sent."""
+
+    def send_placed(self, node: int, frame: Placed) -> None:
+        """The answer to them."""
+
+    def write(self, replica: Replica, write: Any, message: Message, *, must_sync: bool) -> None:  # Any: a write
+        """To the log, with this turn's others; ``appended(message)`` when it is durable."""
+
+    def linked_to(self, node: int) -> bool:
+        """Whether ``node`` can be reached, as far as known."""
+
+    def random_below(self, bound: int) -> int:
+        """Uniform in [0, bound)."""
+
+
+class Replica:
+    """See the module. ``raw`` is the core; who calls it calls ``host.mark`` afterwards."""
+
+    __slots__ = (
+        "_boots",
+        "_idle",
+        "_leader",
+        "_restored",
+        "_term",
+        "_voted",
+        "applied",
+        "changes",
+        "host",
+        "logged_bytes",
+        "machine",
+        "number",
+        "on_log_grown",
+        "on_snapshot_needed",
+        "proposals",
+        "quiet",
+        "raw",
+        "reads",
+        "transfers",
+    )  # fmt: skip
+
+    def __init__(self, number: int, host: Host, machine: IStateMachine, storage: Storage, applied: int) -> None:
+        self.number = number
+        self.host = host
+        self.machine = machine
+        # The index that the machine shows.
+        self.applied = applied
+        # Payload bytes applied since the last snapshot was begun.
+        self.logged_bytes = 0
+        # Ticks are not needed: see the module.
+        self.quiet = False
+        self.proposals = Proposals(host.outcomes)
+        self.reads = Reads(host.outcomes, host.boot)
+        # Changes of membership proposed here: (index, term, done).
+        self.changes: list[tuple[int, int, Done]] = []
+        # Transfers under way: (give up at this tick, the leader to be, done).
+        self.transfers: list[tuple[int, int, Done]] = []
+        self.on_log_grown: Callable[[], object] | None = None
+        self.on_snapshot_needed: Callable[[Message], object] | None = None
+        self._idle = 0
+        self._leader = NONE
+        self._term = 0
+        # Term and vote that were handed to the log last; a commit index alone need not be durable.
+        self._voted = (0, NONE)
+        # The content of a snapshot that the core may take over.
+        self._restored: tuple[Snapshot, Iterable[bytes]] | None = None
+        # Forwarded proposals seen: by node, then by life of it, the number of the last one.
+        self._boots: dict[int, dict[int, int]] = {}
+        options = host.options
+        self.raw = RawNode(
+            Options(
+                id=host.node,
+                storage=storage,
+                random_below=host.random_below,
+                election_tick=options.election_ticks,
+                heartbeat_tick=options.heartbeat_ticks,
+                applied=applied,
+                async_storage_writes=True,
+                message_size_max=options.message_bytes_max,
+                uncommitted_size_max=options.uncommitted_bytes_max,
+                inflight_max=options.inflight_max,
+                inflight_size_max=options.inflight_bytes_max,
+                check_quorum=True,
+                pre_vote=True,
+                disable_proposal_forwarding=True,
+                step_down_on_removal=True,
+            )
+        )
+
+    # --- from outside ---------------------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """A message from another node."""
+        if self.quiet:
+            self.wake()
+        try:
+            self.raw.step(message)
+        except PeerNotFound:
+            return  # of a node that was removed a moment ago
+        self.host.mark(self)
+
+    def receive_beat(self, node: int, beat: Beat) -> None:
+        """A heartbeat; ``quiet`` ones are the last."""
+        raft = self.raw.raft
+        if self.quiet:
+            if beat.quiet and beat.term == raft.term and node == raft.lead:
+                return
+            self.wake()
+        message = Message(
+            MSG_HEARTBEAT, self.host.node, node, beat.term, 0, 0, (), beat.commit, NONE, False, 0, beat.context
+        )
+        self.raw.step(message)
+        self.host.mark(self)
+        if beat.quiet and beat.term == raft.term and node == raft.lead and self._settled():
+            self._rest()
+
+    def receive_beat_back(self, node: int, beat: BeatBack) -> None:
+        """The answer to a heartbeat. One to a quiet group's last beat tells nothing."""
+        if self.quiet and beat.term <= self.raw.raft.term:
+            return
+        message = Message(
+            MSG_HEARTBEAT_RESP, self.host.node, node, beat.term, 0, 0, (), 0, NONE, False, 0, beat.context
+        )
+        self.receive(message)
+
+    def receive_propose(self, node: int, frame: Propose) -> None:
+        """Commands that another member forwards to this node as the leader. Each is appended once at most."""
+        boots = self._boots.setdefault(node, {})
+        last = frame.number + len(frame.data) - 1
+        if frame.number <= boots.get(frame.boot, 0) or not frame.data or not all(frame.data):
+            return
+        boots[frame.boot] = last
+        if len(boots) > BOOTS_MAX:
+            del boots[next(iter(boots))]
+        index = 0
+        if self.leads() and not self.host.blocked:
+            self.wake()
+            index = self._append(frame.data)
+            self.host.mark(self)
+        term = self.raw.raft.term
+        self.host.send_placed(node, Placed(self.number, frame.boot, frame.number, len(frame.data), index, term))
+
+    def receive_placed(self, frame: Placed) -> None:
+        """The leader's answer to commands that were forwarded."""
+        self.proposals.answered(frame.number, frame.index, frame.term, self.applied, self.host.ticks)
+
+    def receive_snapshot(self, message: Message, chunks: Iterable[bytes]) -> None:
+        """A snapshot is whole on this node's disk: let the core decide whether it is wanted."""
+        assert message.snapshot is not None
+        self._restored = (message.snapshot, chunks)
+        self.receive(message)
+        self.work()
+        self._restored = None
+
+    def wake(self) -> None:
+        """Tick again."""
+        self._idle = 0
+        if self.quiet:
+            self.quiet = False
+            self.host.wake(self)
+
+    def tick(self) -> None:
+        """One tick of the node's clock. Only of groups that are not quiet."""
+        if self.raw.raft.role == LEADER and self._becomes_quiet():
+            return
+        self.raw.tick()
+        ticks = self.host.ticks
+        before = ticks - self.host.options.request_ticks
+        if self.proposals.count:
+            self.proposals.expire(before)
+        if self.reads.count:
+            self.reads.expire(before)
+        if self.transfers:
+            self._give_up_transfers(ticks)
+        self.host.mark(self)
+
+    def work(self) -> None:
+        """Requests into the core, and everything out of it that it has to tell."""
+        raw = self.raw
+        if self.proposals.queued:
+            self._push_proposals()
+        if self.reads.count:
+            self._ask_reads()
+        send = self.host.send
+        number = self.number
+        while raw.has_ready():
+            ready = raw.ready()
+            for state in ready.read_states:
+                self.reads.answered(state.request_ctx, state.index, self.host.ticks)
+                self.reads.applied(self.applied)
+            for message in ready.messages:
+                to = message.to
+                if to == LOCAL_APPEND_THREAD:
+                    self._append_to_log(message)
+                elif to == LOCAL_APPLY_THREAD:
+                    self._apply(message)
+                elif message.snapshot is not None:
+                    assert self.on_snapshot_needed is not None
+                    self.on_snapshot_needed(message)
+                else:
+                    send(number, message)
+            if ready.soft_state is not None or (ready.hard_state is not None and ready.hard_state.term != self._term):
+                self._notice_leader()
+
+    def appended(self, message: Message) -> None:
+        """What MsgStorageAppend asked for is durable: its answers may leave."""
+        node = self.host.node
+        for response in message.responses:
+            if response.to == node:
+                self.raw.step(response)
+            else:
+                self.host.send(self.number, response)
+        self.host.mark(self)
+
+    def leads(self) -> bool:
+        """Whether proposals can be appended here."""
+        raft = self.raw.raft
+        return raft.role == LEADER and raft.lead_transferee == NONE
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _append(self, data: list[bytes]) -> int:
+        """Have the core append ``data``; the index of the first, or 0."""
+        try:
+            self.raw.propose_all(tuple([Entry(data=each) for each in data]))
+        except ProposalDropped:
+            return 0
+        return self.raw.raft.log.last_index - len(data) + 1
+
+    def _push_proposals(self) -> None:
+        proposals, host = self.proposals, self.host
+        raft = self.raw.raft
+        while proposals.queued:
+            if host.blocked and raft.role == LEADER:
+                return
+            if self.leads():
+                data, dones = proposals.take(host.options.message_bytes_max)
+                index = self._append(data)
+                if index:
+                    proposals.placed(index, raft.term, dones, host.ticks)
+                else:
+                    proposals.fail(dones, Unavailable("too much is not committed yet, or this node was removed"))
+            elif raft.lead not in (NONE, host.node) and raft.role == FOLLOWER:
+                data, dones = proposals.take(host.options.message_bytes_max)
+                number = proposals.forwarded(raft.lead, dones, host.ticks)
+                if not host.send_propose(raft.lead, Propose(self.number, host.boot, number, data)):
+                    proposals.answered(number, 0, 0, 0, 0)
+            else:
+                return
+
+    def _ask_reads(self) -> None:
+        raft = self.raw.raft
+        if raft.lead == NONE:
+            return
+        context = self.reads.ask(self.host.ticks, self.host.options.election_ticks)
+        if context is not None:
+            self.raw.read_index(context)
+
+    def _append_to_log(self, m: Message) -> None:
+        """MsgStorageAppend."""
+        hard_state = HardState(m.term, m.vote, m.commit) if m.term or m.vote or m.commit else None
+        snapshot = m.snapshot
+        if snapshot is not None:
+            self._restore(snapshot)
+        write = None  # only answers, which wait for what was written before
+        must_sync = bool(m.entries) or snapshot is not None
+        if must_sync or hard_state is not None:
+            write = self.host.stores.write(self.number, entries=m.entries, hard_state=hard_state, restore=snapshot)
+        if hard_state is not None and (hard_state.term, hard_state.vote) != self._voted:
+            self._voted = (hard_state.term, hard_state.vote)
+            must_sync = True
+        self.host.write(self, write, m, must_sync=must_sync)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """The core takes the snapshot: so does the machine. What is applied after it comes after this."""
+        assert self._restored is not None and self._restored[0] == snapshot, "a snapshot that nobody brought"
+        self.machine.restore(self._restored[1])
+        self.applied = snapshot.index
+        self.logged_bytes = 0
+        self.proposals.skipped(snapshot.index)
+        self.reads.applied(snapshot.index)
+        changes, self.changes = self.changes, []
+        for _, _, done in changes:
+            self.host.outcomes.append((done, None, Unavailable("replaced by a snapshot", outcome="unknown")))
+
+    def _apply(self, message: Message) -> None:
+        """MsgStorageApply: to the machine, and memberships to the core."""
+        entries = message.entries
+        wanted = [entry for entry in entries if entry.data and entry.type == ENTRY_NORMAL]
+        if len(wanted) == len(entries):  # fast path
+            results = self._apply_normal(entries)
+            self.proposals.applied(entries, results)
+        else:
+            self._apply_mixed(entries)
+        self.applied = entries[-1].index
+        for response in message.responses:
+            self.raw.step(response)
+        if self.reads.count:
+            self.reads.applied(self.applied)
+        self.logged_bytes += sum([len(entry.data) for entry in entries])
+        if self.logged_bytes > self.host.options.snapshot_log_bytes and self.on_log_grown is not None:
+            self.on_log_grown()
+
+    def _apply_normal(self, entries: tuple[Entry, ...] | list[Entry]) -> Any:  # Any: the machine's results
+        results = self.machine.apply(entries)
+        if len(results) != len(entries):
+            raise AssertionError(f"group {self.number}: {len(results)} results for {len(entries)} entries")
+        return results
+
+    def _apply_mixed(self, entries: tuple[Entry, ...]) -> None:
+        """Entries of the core's own among them: in order, each run of commands at once."""
+        results: list[object] = []
+        run: list[Entry] = []
+        for entry in (*entries, None):
+            if entry is not None and entry.data and entry.type == ENTRY_NORMAL:
+                run.append(entry)
+                continue
+            if run:
+                results += self._apply_normal(run)
+                run = []
+            if entry is None:
+                break
+            members = None
+            if entry.type != ENTRY_NORMAL:
+                members = self.raw.apply_conf_change(decode_conf_change(entry))
+            results.append(members)
+            if self.changes:
+                self._changed(entry, members)
+        self.proposals.applied(entries, results)
+
+    def _changed(self, entry: Entry, members: ConfState | None) -> None:
+        """An entry that may be a change of membership proposed here was applied."""
+        for change in [each for each in self.changes if each[0] <= entry.index]:
+            self.changes.remove(change)
+            index, term, done = change
+            if (index, term) == (entry.index, entry.term) and members is not None:
+                self.host.outcomes.append((done, members, None))
+            else:
+                self.host.outcomes.append((done, None, Unavailable("another leader's entry took its place")))
+
+    def _notice_leader(self) -> None:
+        raft = self.raw.raft
+        if (raft.lead, raft.term) == (self._leader, self._term):
+            return
+        before = self._leader
+        self._leader, self._term = raft.lead, raft.term
+        self.wake()
+        if raft.lead != before:
+            self.reads.again()
+            for transfer in [each for each in self.transfers if each[1] == raft.lead]:
+                self.transfers.remove(transfer)
+                self.host.outcomes.append((transfer[2], None, None))
+        self.machine.leader_changed(raft.lead, raft.term, raft.role == LEADER)
+        self.host.mark(self)
+
+    def _give_up_transfers(self, ticks: int) -> None:
+        for transfer in [each for each in self.transfers if each[0] <= ticks]:
+            self.transfers.remove(transfer)
+            error = DeadlineExceeded("leadership was not taken over")
+            self.host.outcomes.append((transfer[2], None, error))
+
+    def _settled(self) -> bool:
+        """Everything that is known here is committed and applied, and nobody waits."""
+        log = self.raw.raft.log
+        return (
+            log.last_index == log.committed == self.applied == log.applied
+            and not log.unstable.entries
+            and not (self.proposals.count or self.reads.count or self.transfers or self.changes)
+        )
+
+    def _becomes_quiet(self) -> bool:
+        """A leader's way to quiet; True when this was its last heartbeat."""
+        if not self._settled():
+            self._idle = 0
+            return False
+        self._idle += 1
+        if self._idle < self.host.options.quiet_ticks:
+            return False
+        raft, host = self.raw.raft, self.host
+        last = raft.log.last_index
+        if raft.lead_transferee != NONE or raft.configuration.outgoing:
+            return False
+        reached = [(node, pr) for node, pr in raft.peers if host.linked_to(node)]
+        if any(pr.match != last or pr.state != REPLICATE for _, pr in reached):
+            return False
+        voters = raft.configuration.incoming
+        if sum(node in voters for node, _ in reached) + 1 <= len(voters) // 2:
+            return False  # without a quorum check-quorum has to find out
+        for node, _ in reached:
+            host.send_beat(node, Beat(self.number, raft.term, last, b"", True))
+        self._rest()
+        host.mark(self)
+        return True
+
+    def _rest(self) -> None:
+        self.quiet = True
+        self._idle = 0
+        # A follower's election time begins anew when it wakes.
+        self.raw.raft.election_elapsed = 0
+        self.host.rest(self)
