@@ -87,7 +87,7 @@ class Group:
     @property
     def applied(self) -> int:
         """The index that the state machine shows."""
-        return self._replica.applied
+        return self._replica.applier.index
 
     def propose(self, data: bytes, done: Done) -> None:
         """Have ``data`` committed and applied."""
@@ -133,7 +133,7 @@ class Group:
             first=log.first_index(),
             last=log.last_index,
             committed=log.committed,
-            applied=replica.applied,
+            applied=replica.applier.index,
             snapshot=self._snapshots.newest_index,
             voters=conf_state.voters,
             learners=conf_state.learners,
@@ -168,7 +168,7 @@ class Group:
             target = node
         host = replica.host
         replica.wake()
-        replica.transfers.append((host.ticks + 2 * host.options.election_ticks, target, done))
+        replica.changes.transferring(host.ticks + 2 * host.options.election_ticks, target, done)
         replica.raw.transfer_leadership(target)
         host.mark(replica)
 
@@ -208,7 +208,7 @@ class Group:
 
     def take_snapshot(self, done: Done) -> None:
         """Snapshot now, and compact what two snapshots cover."""
-        self._snapshots.take(done)
+        self._snapshots.taking.take(done)
 
     def _change(self, change: ConfChange, done: Done) -> None:
         replica = self._replica
@@ -222,13 +222,13 @@ class Group:
             return
         replica.wake()
         replica.raw.propose_conf_change(change)
-        replica.changes.append((raft.log.last_index, raft.term, done))
+        replica.changes.proposed(raft.log.last_index, raft.term, done)
         replica.host.mark(replica)
 
     def _best_successor(self) -> int:
         """The voter that has most of the log and is heard from, or 0."""
         raft = self._replica.raw.raft
-        linked = self._replica.host.linked_to
+        linked = self._replica.host.out.linked_to
         voters = raft.configuration.incoming
         found = [(pr.match, -node) for node, pr in raft.peers if node in voters and linked(node)]
         return -max(found)[1] if found else NONE

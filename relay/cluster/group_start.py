@@ -26,7 +26,6 @@ from typing import Any, Final
 
 import attrs
 
-from relay.cluster.group_snapshots import ReplicaStorage
 from relay.cluster.ports import GroupStorage, Stores
 from relay.cluster.raft.codec import decode_conf_change
 from relay.cluster.raft.errors import StorageError
@@ -41,6 +40,7 @@ from relay.cluster.raft.types import (
     Snapshot,
     as_v2,
 )
+from relay.cluster.snapshot_taking import ReplicaStorage
 from relay.errors import ConfigError
 from relay.interfaces import IStateMachine
 

@@ -70,7 +70,6 @@ class Groups:
         self.campaigns = Campaigns(self.turn, clock)
         self.spread = Spread(self.turn, self.replicas, self.groups)
         self.inbound = Inbound(self.turn, self.replicas, self.snapshots)
-        self._transport = transport
         self._clock = clock
         self._timer: IDelayedCall | None = None
 
@@ -111,6 +110,7 @@ class Groups:
         for replica in self.replicas.values():
             replica.proposals.end("the node is stopping")
             replica.reads.end(Unavailable("the node is stopping"))
+            replica.changes.end("the node is stopping")
         turn.tell()
 
     def _tick(self) -> None:
@@ -125,32 +125,22 @@ class Groups:
                 replica.tick()
             if turn.sending or turn.receiving:
                 for snapshots in self.snapshots.values():
-                    if snapshots.busy:
-                        snapshots.tick()
+                    snapshots.tick()
             if turn.queue.blocked:
                 turn.blocked = not turn.queue.flush()
             if turn.ticks % self.options.election_ticks == 0 and turn.stores.log.no_room is not None:
                 self._make_room()
-            self._look_at_nodes()
+            for node in turn.out.live(turn.ticks, self.options.election_ticks):
+                self._lost(node)
             self.spread.tick()
         except Exception as error:  # noqa: BLE001 - a core that contradicts itself must not go on
             turn.fail(error)
-
-    def _look_at_nodes(self) -> None:
-        """Say that this node lives, and find those that do not say so."""
-        turn = self.turn
-        for node, outbound in turn.nodes.items():
-            if outbound.linked:
-                outbound.live(self._transport, node)
-                if not outbound.silent and turn.ticks - outbound.heard > self.options.election_ticks:
-                    outbound.silent = True
-                    self._lost(node)
 
     def _make_room(self) -> None:
         """The disk is full: compact what holds the oldest segment."""
         for number in self.turn.stores.log.holding_oldest():
             if number in self.snapshots:
-                self.snapshots[number].take()
+                self.snapshots[number].taking.take()
 
     # --- IRaftReceiver ----------------------------------------------------------------------------------------------
 
@@ -159,7 +149,7 @@ class Groups:
         turn = self.turn
         if turn.failed is not None:
             return
-        outbound = turn.nodes.get(node) or turn.known(node)
+        outbound = turn.out.nodes.get(node) or turn.out.known(node)
         outbound.heard = turn.ticks
         if outbound.silent:
             outbound.silent = False
@@ -173,7 +163,7 @@ class Groups:
 
     def linked(self, node: int) -> None:
         """Frames to ``node`` are taken from now on."""
-        outbound = self.turn.known(node)
+        outbound = self.turn.out.known(node)
         outbound.linked = True
         outbound.silent = False
         outbound.heard = self.turn.ticks
@@ -182,7 +172,7 @@ class Groups:
     def unlinked(self, node: int) -> None:
         """The link to ``node`` is gone."""
         turn = self.turn
-        turn.known(node).linked = False
+        turn.out.known(node).linked = False
         for number, replica in self.replicas.items():
             replica.proposals.lost(node)
             self.snapshots[number].unlinked(node)

@@ -91,14 +91,16 @@ class Inbound:
         placed = frames.decode_placed(frame)
         replica = self._replica(placed.group)
         if replica is not None and placed.boot == self._host.boot:
-            replica.receive_placed(placed)
+            index, applied = placed.index, replica.applier.index
+            replica.proposals.answered(placed.number, index, placed.term, applied, self._host.ticks)
+            self._host.mark(replica)
 
     def _chunk(self, node: int, frame: bytes) -> None:
         chunk = frames.decode_chunk(frame)
         if self._replica(chunk.group) is not None:
-            self._snapshots[chunk.group].receive(node, chunk)
+            self._snapshots[chunk.group].receiving.receive(node, chunk)
 
     def _chunk_back(self, node: int, frame: bytes) -> None:
         back = frames.decode_chunk_back(frame)
         if self._replica(back.group) is not None:
-            self._snapshots[back.group].acknowledged(node, back)
+            self._snapshots[back.group].sending.acknowledged(node, back)

@@ -10,11 +10,20 @@ from __future__ import annotations
 from relay.cluster.frames import (
     BULK,
     NOTHING,
+    SNAPSHOT,
     URGENT,
     Beat,
     BeatBack,
+    Chunk,
+    ChunkBack,
+    Placed,
+    Propose,
     encode_beats,
     encode_beats_back,
+    encode_chunk,
+    encode_chunk_back,
+    encode_placed,
+    encode_propose,
     encode_raft,
     raft_part,
 )
@@ -37,8 +46,8 @@ class Outbound:
         self._appends: list[bytes] = []
         self._appends_bytes = 0
         self._appenders: dict[int, None] = {}  # groups with appends in this turn
-        # Kept by Groups: the link stands; the tick of the last frame from there; something was sent in this tick;
-        # nothing came for an election time-out.
+        # Kept by Outbounds and Groups: the link stands; the tick of the last frame from there; something was sent in
+        # this tick; nothing came for an election time-out.
         self.linked = False
         self.heard = 0
         self.said = False
@@ -102,3 +111,78 @@ class Outbound:
             size += len(part)
         taken = transport.send(node, BULK, encode_raft(parts[start:])) and taken
         return [] if taken else list(groups)
+
+
+class Outbounds:
+    """All nodes that are known; ``flush`` at the end of a turn."""
+
+    __slots__ = ("_frame_bytes_max", "_touched", "_transport", "nodes")
+
+    def __init__(self, transport: IRaftTransport, frame_bytes_max: int) -> None:
+        self.nodes: dict[int, Outbound] = {}
+        self._transport = transport
+        self._frame_bytes_max = frame_bytes_max
+        self._touched: dict[int, Outbound] = {}
+
+    def known(self, node: int) -> Outbound:
+        """What is known of ``node``, made when it is new."""
+        found = self.nodes.get(node)
+        if found is None:
+            found = self.nodes[node] = Outbound()
+        return found
+
+    def linked_to(self, node: int) -> bool:
+        """Whether ``node`` can be reached, as far as known."""
+        outbound = self.nodes.get(node)
+        return outbound is not None and outbound.linked and not outbound.silent
+
+    def send(self, group: int, message: Message) -> None:
+        """A message of the core, with this turn's others."""
+        self._touch(message.to).add(group, message)
+
+    def send_beat(self, node: int, beat: Beat) -> None:
+        """The last heartbeat of a group that becomes quiet."""
+        self._touch(node).add_beat(beat)
+
+    def send_propose(self, node: int, frame: Propose) -> bool:
+        """Commands for the leader; False: not sent."""
+        return self._transport.send(node, BULK, encode_propose(frame))
+
+    def send_placed(self, node: int, frame: Placed) -> None:
+        """The answer to them."""
+        self._transport.send(node, URGENT, encode_placed(frame))
+
+    def send_chunk(self, node: int, frame: Chunk) -> bool:
+        """A part of a snapshot; False: not sent."""
+        return self._transport.send(node, SNAPSHOT, encode_chunk(frame))
+
+    def send_chunk_back(self, node: int, frame: ChunkBack) -> None:
+        """The answer."""
+        self._transport.send(node, URGENT, encode_chunk_back(frame))
+
+    def flush(self) -> list[tuple[int, int]]:
+        """Send everything; the (node, group) whose appends were not taken."""
+        if not self._touched:
+            return []
+        touched, self._touched = self._touched, {}
+        lost = []
+        for node, outbound in touched.items():
+            lost += [(node, group) for group in outbound.flush(self._transport, node, self._frame_bytes_max)]
+        return lost
+
+    def live(self, ticks: int, silent_ticks: int) -> list[int]:
+        """Once a tick: say to linked nodes that this one lives; those that have become silent."""
+        silent = []
+        for node, outbound in self.nodes.items():
+            if outbound.linked:
+                outbound.live(self._transport, node)
+                if not outbound.silent and ticks - outbound.heard > silent_ticks:
+                    outbound.silent = True
+                    silent.append(node)
+        return silent
+
+    def _touch(self, node: int) -> Outbound:
+        found = self._touched.get(node)
+        if found is None:
+            found = self._touched[node] = self.known(node)
+        return found

@@ -18,19 +18,19 @@ by the node's own beats (``groups``), not the group's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
+from relay.cluster.applier import Applier
 from relay.cluster.frames import Beat, BeatBack, Placed, Propose
 from relay.cluster.group_options import GroupOptions
+from relay.cluster.outbound import Outbounds
 from relay.cluster.ports import Stores
-from relay.cluster.raft.codec import decode_conf_change
 from relay.cluster.raft.errors import PeerNotFound, ProposalDropped
 from relay.cluster.raft.options import Options
 from relay.cluster.raft.rawnode import RawNode
 from relay.cluster.raft.storage import Storage
 from relay.cluster.raft.tracker import REPLICATE
 from relay.cluster.raft.types import (
-    ENTRY_NORMAL,
     FOLLOWER,
     LEADER,
     LOCAL_APPEND_THREAD,
@@ -38,18 +38,14 @@ from relay.cluster.raft.types import (
     MSG_HEARTBEAT,
     MSG_HEARTBEAT_RESP,
     NONE,
-    ConfState,
     Entry,
     HardState,
     Message,
     Snapshot,
 )
-from relay.cluster.requests import Done, Outcome, Proposals, Reads
-from relay.errors import DeadlineExceeded, Unavailable
+from relay.cluster.requests import Changes, Forwarders, Outcome, Proposals, Reads
+from relay.errors import Unavailable
 from relay.interfaces import IStateMachine
-
-BOOTS_MAX: Final = 8
-"""Lives of one node whose forwarded proposals are told apart."""
 
 
 class Host(Protocol):
@@ -60,6 +56,7 @@ class Host(Protocol):
     ticks: int
     options: GroupOptions
     stores: Stores
+    out: Outbounds
     outcomes: list[Outcome]
     stopped: bool  # no proposals and reads are taken any more
     blocked: bool  # the log is full: no proposals are taken
@@ -73,23 +70,8 @@ class Host(Protocol):
     def rest(self, replica: Replica) -> None:
         """No ticks any more."""
 
-    def send(self, group: int, message: Message) -> None:
-        """A message for another node, with this turn's others."""
-
-    def send_beat(self, node: int, beat: Beat) -> None:
-        """The last heartbeat of a group that becomes quiet."""
-
-    def send_propose(self, node: int, frame: Propose) -> bool:
-        """Commands for the leader; False: not sent."""
-
-    def send_placed(self, node: int, frame: Placed) -> None:
-        """The answer to them."""
-
     def write(self, replica: Replica, write: Any, message: Message, *, must_sync: bool) -> None:  # Any: a write
         """To the log, with this turn's others; ``appended(message)`` when it is durable."""
-
-    def linked_to(self, node: int) -> bool:
-        """Whether ``node`` can be reached, as far as known."""
 
     def random_below(self, bound: int) -> int:
         """Uniform in [0, bound)."""
@@ -99,43 +81,19 @@ class Replica:
     """See the module. ``raw`` is the core; who calls it calls ``host.mark`` afterwards."""
 
     __slots__ = (
-        "_boots",
-        "_idle",
-        "_leader",
-        "_restored",
-        "_term",
-        "_voted",
-        "applied",
-        "changes",
-        "host",
-        "logged_bytes",
-        "machine",
-        "number",
-        "on_log_grown",
-        "on_snapshot_needed",
-        "proposals",
-        "quiet",
-        "raw",
-        "reads",
-        "transfers",
+        "_forwarders", "_idle", "_leader", "_restored", "_term", "_voted", "applier", "changes", "host", "machine",
+        "number", "on_log_grown", "on_snapshot_needed", "proposals", "quiet", "raw", "reads",
     )  # fmt: skip
 
     def __init__(self, number: int, host: Host, machine: IStateMachine, storage: Storage, applied: int) -> None:
         self.number = number
         self.host = host
         self.machine = machine
-        # The index that the machine shows.
-        self.applied = applied
-        # Payload bytes applied since the last snapshot was begun.
-        self.logged_bytes = 0
         # Ticks are not needed: see the module.
         self.quiet = False
         self.proposals = Proposals(host.outcomes)
         self.reads = Reads(host.outcomes, host.boot)
-        # Changes of membership proposed here: (index, term, done).
-        self.changes: list[tuple[int, int, Done]] = []
-        # Transfers under way: (give up at this tick, the leader to be, done).
-        self.transfers: list[tuple[int, int, Done]] = []
+        self.changes = Changes(host.outcomes)
         self.on_log_grown: Callable[[], object] | None = None
         self.on_snapshot_needed: Callable[[Message], object] | None = None
         self._idle = 0
@@ -145,8 +103,7 @@ class Replica:
         self._voted = (0, NONE)
         # The content of a snapshot that the core may take over.
         self._restored: tuple[Snapshot, Iterable[bytes]] | None = None
-        # Forwarded proposals seen: by node, then by life of it, the number of the last one.
-        self._boots: dict[int, dict[int, int]] = {}
+        self._forwarders = Forwarders()
         options = host.options
         self.raw = RawNode(
             Options(
@@ -167,6 +124,7 @@ class Replica:
                 step_down_on_removal=True,
             )
         )
+        self.applier = Applier(machine, applied, self.raw, self.proposals, self.reads, self.changes)
 
     # --- from outside ---------------------------------------------------------------------------------------------
 
@@ -206,24 +164,15 @@ class Replica:
 
     def receive_propose(self, node: int, frame: Propose) -> None:
         """Commands that another member forwards to this node as the leader. Each is appended once at most."""
-        boots = self._boots.setdefault(node, {})
-        last = frame.number + len(frame.data) - 1
-        if frame.number <= boots.get(frame.boot, 0) or not frame.data or not all(frame.data):
+        if not all(frame.data) or not self._forwarders.is_new(node, frame.boot, frame.number, len(frame.data)):
             return
-        boots[frame.boot] = last
-        if len(boots) > BOOTS_MAX:
-            del boots[next(iter(boots))]
         index = 0
         if self.leads() and not self.host.blocked:
             self.wake()
             index = self._append(frame.data)
             self.host.mark(self)
         term = self.raw.raft.term
-        self.host.send_placed(node, Placed(self.number, frame.boot, frame.number, len(frame.data), index, term))
-
-    def receive_placed(self, frame: Placed) -> None:
-        """The leader's answer to commands that were forwarded."""
-        self.proposals.answered(frame.number, frame.index, frame.term, self.applied, self.host.ticks)
+        self.host.out.send_placed(node, Placed(self.number, frame.boot, frame.number, len(frame.data), index, term))
 
     def receive_snapshot(self, message: Message, chunks: Iterable[bytes]) -> None:
         """A snapshot is whole on this node's disk: let the core decide whether it is wanted."""
@@ -251,8 +200,8 @@ class Replica:
             self.proposals.expire(before)
         if self.reads.count:
             self.reads.expire(before)
-        if self.transfers:
-            self._give_up_transfers(ticks)
+        if len(self.changes):
+            self.changes.expire(ticks)
         self.host.mark(self)
 
     def work(self) -> None:
@@ -262,13 +211,13 @@ class Replica:
             self._push_proposals()
         if self.reads.count:
             self._ask_reads()
-        send = self.host.send
+        send = self.host.out.send
         number = self.number
         while raw.has_ready():
             ready = raw.ready()
             for state in ready.read_states:
                 self.reads.answered(state.request_ctx, state.index, self.host.ticks)
-                self.reads.applied(self.applied)
+                self.reads.applied(self.applier.index)
             for message in ready.messages:
                 to = message.to
                 if to == LOCAL_APPEND_THREAD:
@@ -290,7 +239,7 @@ class Replica:
             if response.to == node:
                 self.raw.step(response)
             else:
-                self.host.send(self.number, response)
+                self.host.out.send(self.number, response)
         self.host.mark(self)
 
     def leads(self) -> bool:
@@ -324,7 +273,7 @@ class Replica:
             elif raft.lead not in (NONE, host.node) and raft.role == FOLLOWER:
                 data, dones = proposals.take(host.options.message_bytes_max)
                 number = proposals.forwarded(raft.lead, dones, host.ticks)
-                if not host.send_propose(raft.lead, Propose(self.number, host.boot, number, data)):
+                if not host.out.send_propose(raft.lead, Propose(self.number, host.boot, number, data)):
                     proposals.answered(number, 0, 0, 0, 0)
             else:
                 return
@@ -342,7 +291,8 @@ class Replica:
         hard_state = HardState(m.term, m.vote, m.commit) if m.term or m.vote or m.commit else None
         snapshot = m.snapshot
         if snapshot is not None:
-            self._restore(snapshot)
+            assert self._restored is not None and self._restored[0] == snapshot, "a snapshot that nobody brought"
+            self.applier.restore(*self._restored)
         write = None  # only answers, which wait for what was written before
         must_sync = bool(m.entries) or snapshot is not None
         if must_sync or hard_state is not None:
@@ -352,72 +302,14 @@ class Replica:
             must_sync = True
         self.host.write(self, write, m, must_sync=must_sync)
 
-    def _restore(self, snapshot: Snapshot) -> None:
-        """The core takes the snapshot: so does the machine. What is applied after it comes after this."""
-        assert self._restored is not None and self._restored[0] == snapshot, "a snapshot that nobody brought"
-        self.machine.restore(self._restored[1])
-        self.applied = snapshot.index
-        self.logged_bytes = 0
-        self.proposals.skipped(snapshot.index)
-        self.reads.applied(snapshot.index)
-        changes, self.changes = self.changes, []
-        for _, _, done in changes:
-            self.host.outcomes.append((done, None, Unavailable("replaced by a snapshot", outcome="unknown")))
-
     def _apply(self, message: Message) -> None:
-        """MsgStorageApply: to the machine, and memberships to the core."""
-        entries = message.entries
-        wanted = [entry for entry in entries if entry.data and entry.type == ENTRY_NORMAL]
-        if len(wanted) == len(entries):  # fast path
-            results = self._apply_normal(entries)
-            self.proposals.applied(entries, results)
-        else:
-            self._apply_mixed(entries)
-        self.applied = entries[-1].index
+        """MsgStorageApply: at once."""
+        self.applier.apply(message.entries)
         for response in message.responses:
             self.raw.step(response)
-        if self.reads.count:
-            self.reads.applied(self.applied)
-        self.logged_bytes += sum([len(entry.data) for entry in entries])
-        if self.logged_bytes > self.host.options.snapshot_log_bytes and self.on_log_grown is not None:
+        if self.applier.bytes_since > self.host.options.snapshot_log_bytes and self.on_log_grown is not None:
+            self.applier.bytes_since = 0
             self.on_log_grown()
-
-    def _apply_normal(self, entries: tuple[Entry, ...] | list[Entry]) -> Any:  # Any: the machine's results
-        results = self.machine.apply(entries)
-        if len(results) != len(entries):
-            raise AssertionError(f"group {self.number}: {len(results)} results for {len(entries)} entries")
-        return results
-
-    def _apply_mixed(self, entries: tuple[Entry, ...]) -> None:
-        """Entries of the core's own among them: in order, each run of commands at once."""
-        results: list[object] = []
-        run: list[Entry] = []
-        for entry in (*entries, None):
-            if entry is not None and entry.data and entry.type == ENTRY_NORMAL:
-                run.append(entry)
-                continue
-            if run:
-                results += self._apply_normal(run)
-                run = []
-            if entry is None:
-                break
-            members = None
-            if entry.type != ENTRY_NORMAL:
-                members = self.raw.apply_conf_change(decode_conf_change(entry))
-            results.append(members)
-            if self.changes:
-                self._changed(entry, members)
-        self.proposals.applied(entries, results)
-
-    def _changed(self, entry: Entry, members: ConfState | None) -> None:
-        """An entry that may be a change of membership proposed here was applied."""
-        for change in [each for each in self.changes if each[0] <= entry.index]:
-            self.changes.remove(change)
-            index, term, done = change
-            if (index, term) == (entry.index, entry.term) and members is not None:
-                self.host.outcomes.append((done, members, None))
-            else:
-                self.host.outcomes.append((done, None, Unavailable("another leader's entry took its place")))
 
     def _notice_leader(self) -> None:
         raft = self.raw.raft
@@ -428,25 +320,17 @@ class Replica:
         self.wake()
         if raft.lead != before:
             self.reads.again()
-            for transfer in [each for each in self.transfers if each[1] == raft.lead]:
-                self.transfers.remove(transfer)
-                self.host.outcomes.append((transfer[2], None, None))
+            self.changes.led_by(raft.lead)
         self.machine.leader_changed(raft.lead, raft.term, raft.role == LEADER)
         self.host.mark(self)
-
-    def _give_up_transfers(self, ticks: int) -> None:
-        for transfer in [each for each in self.transfers if each[0] <= ticks]:
-            self.transfers.remove(transfer)
-            error = DeadlineExceeded("leadership was not taken over")
-            self.host.outcomes.append((transfer[2], None, error))
 
     def _settled(self) -> bool:
         """Everything that is known here is committed and applied, and nobody waits."""
         log = self.raw.raft.log
         return (
-            log.last_index == log.committed == self.applied == log.applied
+            log.last_index == log.committed == self.applier.index == log.applied
             and not log.unstable.entries
-            and not (self.proposals.count or self.reads.count or self.transfers or self.changes)
+            and not (self.proposals.count or self.reads.count or len(self.changes))
         )
 
     def _becomes_quiet(self) -> bool:
@@ -461,14 +345,14 @@ class Replica:
         last = raft.log.last_index
         if raft.lead_transferee != NONE or raft.configuration.outgoing:
             return False
-        reached = [(node, pr) for node, pr in raft.peers if host.linked_to(node)]
+        reached = [(node, pr) for node, pr in raft.peers if host.out.linked_to(node)]
         if any(pr.match != last or pr.state != REPLICATE for _, pr in reached):
             return False
         voters = raft.configuration.incoming
         if sum(node in voters for node, _ in reached) + 1 <= len(voters) // 2:
             return False  # without a quorum check-quorum has to find out
         for node, _ in reached:
-            host.send_beat(node, Beat(self.number, raft.term, last, b"", True))
+            host.out.send_beat(node, Beat(self.number, raft.term, last, b"", True))
         self._rest()
         host.mark(self)
         return True

@@ -24,15 +24,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, Final
 
-from relay.cluster.raft.types import Entry
+from relay.cluster.raft.types import ConfState, Entry
 from relay.errors import DeadlineExceeded, RelayError, Unavailable
 
 Done = Callable[[Any, RelayError | None], object]  # Any: what the state machine's apply returned
 Outcome = tuple[Done, Any, RelayError | None]
 
-OVERWRITTEN = "another leader's entry took its place"
+OVERWRITTEN: Final = "another leader's entry took its place"
+BOOTS_MAX: Final = 8
+"""Lives of one node whose forwarded proposals are told apart."""
 
 
 class Block:
@@ -268,3 +270,79 @@ class Reads:
 
     def _context(self) -> bytes:
         return self._boot + self._count.to_bytes(8, "little")
+
+
+class Changes:
+    """Changes of membership and transfers of leadership that were asked for on this node."""
+
+    __slots__ = ("_changes", "_outcomes", "_transfers")
+
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        self._outcomes = outcomes
+        self._changes: list[tuple[int, int, Done]] = []  # where it stands: index and term
+        self._transfers: list[tuple[int, int, Done]] = []  # give up at this tick; the leader to be
+
+    def __len__(self) -> int:
+        return len(self._changes) + len(self._transfers)
+
+    def proposed(self, index: int, term: int, done: Done) -> None:
+        """A change of membership was appended."""
+        self._changes.append((index, term, done))
+
+    def transferring(self, until: int, node: int, done: Done) -> None:
+        """Leadership is being handed to ``node``."""
+        self._transfers.append((until, node, done))
+
+    def applied(self, entry: Entry, members: ConfState | None) -> None:
+        """``entry`` was applied; ``members``: it changed them."""
+        for change in [each for each in self._changes if each[0] <= entry.index]:
+            self._changes.remove(change)
+            index, term, done = change
+            if (index, term) == (entry.index, entry.term) and members is not None:
+                self._outcomes.append((done, members, None))
+            else:
+                self._outcomes.append((done, None, Unavailable(OVERWRITTEN)))
+
+    def skipped(self) -> None:
+        """A snapshot took the place of entries."""
+        changes, self._changes = self._changes, []
+        for _, _, done in changes:
+            self._outcomes.append((done, None, Unavailable("replaced by a snapshot", outcome="unknown")))
+
+    def led_by(self, leader: int) -> None:
+        """``leader`` leads."""
+        for transfer in [each for each in self._transfers if each[1] == leader]:
+            self._transfers.remove(transfer)
+            self._outcomes.append((transfer[2], None, None))
+
+    def expire(self, tick: int) -> None:
+        """Transfers that took too long are given up."""
+        for transfer in [each for each in self._transfers if each[0] <= tick]:
+            self._transfers.remove(transfer)
+            self._outcomes.append((transfer[2], None, DeadlineExceeded("leadership was not taken over")))
+
+    def end(self, reason: str) -> None:
+        """The group ends on this node."""
+        for _, _, done in (*self._changes, *self._transfers):
+            self._outcomes.append((done, None, Unavailable(reason, outcome="unknown")))
+        self._changes, self._transfers = [], []
+
+
+class Forwarders:
+    """Which forwarded proposals were seen: each is appended once at most, whatever the network does."""
+
+    __slots__ = ("_boots",)
+
+    def __init__(self) -> None:
+        # By node, then by life of it, the number of the last one.
+        self._boots: dict[int, dict[int, int]] = {}
+
+    def is_new(self, node: int, boot: int, first: int, count: int) -> bool:
+        """Whether ``count`` proposals numbered from ``first`` on come from ``node`` for the first time."""
+        boots = self._boots.setdefault(node, {})
+        if first <= boots.get(boot, 0):
+            return False
+        boots[boot] = first + count - 1
+        if len(boots) > BOOTS_MAX:
+            del boots[next(iter(boots))]
+        return True

@@ -60,7 +60,7 @@ class Spread:
 
     def _can_give(self, replica: Replica) -> bool:
         raft = replica.raw.raft
-        linked = self._host.linked_to
+        linked = self._host.out.linked_to
         return raft.role == LEADER and any(linked(node) for node in raft.configuration.incoming if node != raft.id)
 
     def _spread_some(self) -> None:
@@ -73,7 +73,7 @@ class Spread:
             if raft.role == LEADER:
                 mine.append(number)
                 for node in raft.configuration.incoming:
-                    if self._host.linked_to(node):
+                    if self._host.out.linked_to(node):
                         led[node] += 0
         share = -(-len(self._replicas) // len(led))
         for number in mine[: min(TRANSFERS_MAX, len(mine) - share)] if len(mine) > share else ():
@@ -82,7 +82,7 @@ class Spread:
             able = [
                 (led[node], node)
                 for node, pr in raft.peers
-                if node in raft.configuration.incoming and pr.match == last and self._host.linked_to(node)
+                if node in raft.configuration.incoming and pr.match == last and self._host.out.linked_to(node)
             ]
             if able and raft.lead_transferee == NONE and min(able)[0] < share:
                 target = min(able)[1]

@@ -2,7 +2,7 @@
 
 ::
 
-    mark ─▶ flush: replica.work of all that are marked ─▶ LogQueue.flush ─▶ Outbound.flush of each node ─▶ outcomes
+    mark ─▶ flush: replica.work of all that are marked ─▶ LogQueue.flush ─▶ Outbounds.flush ─▶ outcomes
                    ▲                                                                                        │
                    └────────────── as long as something was marked meanwhile ◀──────────────────────────────┘
 
@@ -17,11 +17,9 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
-from relay.cluster import frames
-from relay.cluster.frames import BULK, SNAPSHOT, URGENT, Beat, Chunk, ChunkBack, Placed, Propose
 from relay.cluster.group_options import GroupOptions
 from relay.cluster.log_queue import LogQueue
-from relay.cluster.outbound import Outbound
+from relay.cluster.outbound import Outbounds
 from relay.cluster.ports import Stores
 from relay.cluster.raft.types import Message
 from relay.cluster.replica import Replica
@@ -58,17 +56,15 @@ class Turn:
         self.blocked = False
         self.sending = 0
         self.receiving = 0
-        self.nodes: dict[int, Outbound] = {}
+        self.out = Outbounds(transport, options.frame_bytes_max)
         self.replicas: dict[int, Replica] = {}
         self.active: dict[int, Replica] = {}  # those that are not quiet
         self.queue = LogQueue(stores.log, self._appended)
         self.failed: BaseException | None = None
-        self._transport = transport
         self._at_turn_end = at_turn_end
         self._random_below = random_below
         self._on_fatal = on_fatal
         self._marked: dict[Replica, None] = {}
-        self._touched: dict[int, Outbound] = {}
         self._flushing = False
         self._scheduled = False
 
@@ -89,30 +85,9 @@ class Turn:
         """No ticks any more."""
         self.active.pop(replica.number, None)
 
-    def send(self, group: int, message: Message) -> None:
-        """A message for another node, with this turn's others."""
-        self.outbound(message.to).add(group, message)
-
-    def send_beat(self, node: int, beat: Beat) -> None:
-        """The last heartbeat of a group that becomes quiet."""
-        self.outbound(node).add_beat(beat)
-
-    def send_propose(self, node: int, frame: Propose) -> bool:
-        """Commands for the leader; False: not sent."""
-        return self._transport.send(node, BULK, frames.encode_propose(frame))
-
-    def send_placed(self, node: int, frame: Placed) -> None:
-        """The answer to them."""
-        self._transport.send(node, URGENT, frames.encode_placed(frame))
-
     def write(self, replica: Replica, write: Any, message: Message, *, must_sync: bool) -> None:  # Any: a log's write
         """To the log, with this turn's others."""
         self.queue.add(replica, write, message, must_sync=must_sync)
-
-    def linked_to(self, node: int) -> bool:
-        """Whether ``node`` can be reached, as far as known."""
-        outbound = self.nodes.get(node)
-        return outbound is not None and outbound.linked and not outbound.silent
 
     def random_below(self, bound: int) -> int:
         """Uniform in [0, bound)."""
@@ -120,33 +95,11 @@ class Turn:
 
     # --- group_snapshots.SnapshotHost -------------------------------------------------------------------------------
 
-    def send_chunk(self, node: int, frame: Chunk) -> bool:
-        """A part of a snapshot; False: not sent."""
-        return self._transport.send(node, SNAPSHOT, frames.encode_chunk(frame))
-
-    def send_chunk_back(self, node: int, frame: ChunkBack) -> None:
-        """The answer."""
-        self._transport.send(node, URGENT, frames.encode_chunk_back(frame))
-
     def note(self, form: str, **values: object) -> None:
         """A line for the operator."""
         log.warn(form, **values)
 
     # --- the turn ---------------------------------------------------------------------------------------------------
-
-    def outbound(self, node: int) -> Outbound:
-        """What leaves for ``node`` at the end of this turn."""
-        found = self._touched.get(node)
-        if found is None:
-            found = self._touched[node] = self.known(node)
-        return found
-
-    def known(self, node: int) -> Outbound:
-        """What is known of ``node``, made when it is new."""
-        found = self.nodes.get(node)
-        if found is None:
-            found = self.nodes[node] = Outbound()
-        return found
 
     def flush(self) -> None:
         """All work that is marked, and what comes of it."""
@@ -167,21 +120,15 @@ class Turn:
             for replica in marked:
                 replica.work()
             self.blocked = not self.queue.flush()
-            if self._touched:
-                self._send_all()
+            for node, group in self.out.flush():
+                replica = self.replicas[group]
+                replica.raw.report_unreachable(node)
+                self._marked[replica] = None
             if self.outcomes:
                 self.tell()
             if not self._marked:
                 return
         raise InternalError("the groups of this node do not come to rest")
-
-    def _send_all(self) -> None:
-        touched, self._touched = self._touched, {}
-        for node, outbound in touched.items():
-            for group in outbound.flush(self._transport, node, self.options.frame_bytes_max):
-                replica = self.replicas[group]
-                replica.raw.report_unreachable(node)
-                self._marked[replica] = None
 
     def _appended(self, replica: Replica, message: Message) -> None:
         if self.failed is not None:
