@@ -187,6 +187,13 @@ class Conflict(RelayError):
     label = "conflict"
 
 
+class Gone(RelayError):
+    """The part of a history that was asked for is kept no more: look at the state, then go on from there."""
+
+    code = 37
+    label = "gone"
+
+
 # --- how much -----------------------------------------------------------------------------------------------------
 
 

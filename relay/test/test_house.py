@@ -4,7 +4,7 @@
 floor   modules
 ======  ==============================================================================================================
 0       errors
-1       config, wire, dialects, cluster.raft, nat.ice, client.core and what it is made of
+1       config, wire, dialects, cluster.raft, cluster.kv, nat.ice, client.core and its parts
 2       interfaces
 3       core, app, hooks
 4       protocols, store, cluster, nat, bridges, admin, plugins
@@ -48,6 +48,7 @@ FLOORS: Final = {
     "relay.wire": 1,
     "relay.dialects": 1,
     "relay.cluster.raft": 1,
+    "relay.cluster.kv": 1,
     "relay.nat.ice": 1,
     "relay.interfaces": 2,
     "relay.core": 3,
