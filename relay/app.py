@@ -287,9 +287,10 @@ class Application:
             for instance in plugin.routes() if hasattr(plugin, "routes") else ():
                 self.add(instance, getattr(instance, "prefix", ""))
 
-    def add(self, instance: object, prefix: str = "") -> None:
-        """Add the methods of one object. Raises ``ConfigError``, for instance when a name is taken."""
-        for found in routes_of(instance, prefix):
+    def add(self, instance: object, prefix: str = "", own: bool = False) -> None:
+        """Add the methods of one object. ``own``: a part of relay, whose names begin with $; there has to be a door to
+        them in ``Hub.doors``. Raises ``ConfigError``, for instance when a name is taken."""
+        for found in routes_of(instance, prefix, own):
             method = Method(found)
             table = self._unknown if found.unknown else self._routes
             for name in found.names:

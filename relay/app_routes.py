@@ -63,8 +63,8 @@ def snake_case(name: str) -> str:
     return _WORD.sub("_", name).lower()
 
 
-def routes_of(instance: object, prefix: str) -> Iterator[Found]:
-    """The routes of an object. Raises ``ConfigError``."""
+def routes_of(instance: object, prefix: str, own: bool = False) -> Iterator[Found]:
+    """The routes of an object; ``own``: relay's own, whose names begin with $. Raises ``ConfigError``."""
     class_ = type(instance)
     if isinstance(instance, type):
         raise ConfigError(f"{instance.__name__}: an instance is expected, not the class")
@@ -74,10 +74,12 @@ def routes_of(instance: object, prefix: str) -> Iterator[Found]:
         if isinstance(plain, (staticmethod, classmethod)):
             plain = plain.__func__
         if not name.startswith("_") and inspect.isfunction(plain):
-            yield _found(getattr(instance, name), plain.__dict__.get(MARKS, Marks()), base, name, class_)
+            yield _found(getattr(instance, name), plain.__dict__.get(MARKS, Marks()), base, name, class_, own)
 
 
-def _found(function: Callable[..., Any], marks: Marks, base: str, name: str, class_: type) -> Found:
+def _found(
+    function: Callable[..., Any], marks: Marks, base: str, name: str, class_: type, own: bool
+) -> Found:  # Any: as in Found
     where = f"{class_.__module__}.{class_.__qualname__}.{name}"
     stream = inspect.isasyncgenfunction(function)
     if inspect.isgeneratorfunction(function):
@@ -88,7 +90,7 @@ def _found(function: Callable[..., Any], marks: Marks, base: str, name: str, cla
     route = base if marks.unknown else _joined(base, snake_case(name) if marks.route is None else marks.route)
     for each in (route, *marks.aliases):
         if each or not marks.unknown:
-            _check(each, where)
+            _check(each, where, own)
     return Found(
         names=(route, *marks.aliases),
         function=function,
@@ -100,12 +102,12 @@ def _found(function: Callable[..., Any], marks: Marks, base: str, name: str, cla
     )
 
 
-def _check(name: str, where: str) -> None:
+def _check(name: str, where: str, own: bool) -> None:
     try:
         check_name(name)
     except BadName as error:
         raise ConfigError(f"{where}: {error}") from None
-    if name.startswith("$"):
+    if name.startswith("$") and not own:
         raise ConfigError(f"{where}: names that begin with $ are relay's own")
 
 

@@ -398,3 +398,32 @@ class IRaftTransport(Interface):
 
     def drop(node: int) -> None:
         """End the link and forget the node: it was removed from the cluster."""
+
+
+# --- elections ----------------------------------------------------------------------------------------------------
+
+
+class ICandidacy(Interface):
+    """One candidate in one election."""
+
+    election: str = Attribute("The election's name.")
+    state: str = Attribute("busy, standby, on-duty or out: see relay.cluster.candidacy.")
+    duty: str = Attribute("The candidate who is on duty as far as known, or ''.")
+    token: tuple[int, int] | None = Attribute(
+        "While on duty: the fencing token. What is guarded refuses smaller ones than it has seen."
+    )
+
+    def give_up() -> Deferred[None]:
+        """Leave: ``out`` from this call on, so that nobody else is on duty while this one believes to be. Fires when
+        the others know; the next is on duty then."""
+
+
+class IElections(Interface):
+    """Many elections at once."""
+
+    def campaign(election: str, changed: Callable[[ICandidacy], object], value: bytes = b"") -> ICandidacy:
+        """Become a candidate. ``changed`` is called after every change of state or duty; ``value`` is what the others
+        see of a candidate on duty. Raises ``Conflict`` when it is one already, ``BadName``, ``LimitExceeded``."""
+
+    def stop() -> Deferred[None]:
+        """Give up everything; fires when that is done, or cannot be."""

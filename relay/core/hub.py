@@ -72,6 +72,8 @@ class Hub:
         self.sessions: dict[str, Session] = {}
         self.local: dict[str, ILocalProvider] = {}
         """Procedures that are code in this node, in every realm."""
+        self.doors: dict[str, Callable[[Session, str], None]] = {}
+        """By the first segment of names that begin with $: who may call those procedures; raises ``Denied``."""
         self.local_unknown: ILocalProvider | None = None
         self.on_accepted: Callable[[Session, Message], None] | None = None
         self.on_delivered: Callable[[Message, int], None] | None = None

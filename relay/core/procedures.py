@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from relay.core.session import Session
 
 WEIGHT_MAX: Final = 1000
+TARGETS: Final = frozenset((kinds.USER, kinds.DEVICE, kinds.SESSION, kinds.PROCEDURE, kinds.PROVIDER, kinds.ALL))
+"""Fields that say whom else to ask."""
 POLICIES: Final = ("single", "round_robin", "random", "least_pending", "weighted", "sticky")
 
 
@@ -119,7 +121,7 @@ class Procedures:
         # Fast path: a handler in this node, and nothing else under way. Its name needs no look at the grammar.
         if fields is None and not session.calls and message.seq:
             local = hub.local.get(wanted)
-            if local is not None and session.identity.permissions.allows("call", wanted):
+            if local is not None and wanted[0] != "$" and session.identity.permissions.allows("call", wanted):
                 self._ask_local(session, message, local, hub.config.limits.deadline_s_default)
                 return
         if not message.seq:
@@ -129,6 +131,9 @@ class Procedures:
         limits = hub.config.limits
         if len(session.calls) >= limits.pending_pulls_max:
             raise errors.LimitExceeded(f"{limits.pending_pulls_max} pulls under way are the limit", temporary=True)
+        if wanted.startswith("$"):
+            self._pull_own(session, message)
+            return
         hub.rule(wanted)
         deadline_s = limits.deadline_s_default
         if fields is not None:
@@ -155,6 +160,23 @@ class Procedures:
         # Most handlers have answered by now: only what waits is under way.
         if not answer.done:
             answer.wait(deadline_s)
+
+    def _pull_own(self, session: Session, message: Message) -> None:
+        """Ask a procedure of relay's own: by its name alone, and only through the door of its first segment."""
+        hub = self._hub
+        name = message.name
+        names.check_name(name)
+        door = hub.doors.get(name.partition(".")[0])
+        if door is None or any(field in TARGETS for field in message.fields or ()):
+            raise errors.Denied("names that begin with $ are the server's own")
+        door(session, name)
+        local = hub.local.get(name)
+        if local is None:
+            raise errors.NoProvider(f"nobody provides {name}", temporary=False)
+        limits = hub.config.limits
+        wanted_ms = message.get(kinds.DEADLINE_MS)
+        deadline_s = limits.deadline_s_default if wanted_ms is None else min(wanted_ms / 1000, limits.deadline_s_max)
+        self._ask_local(session, hub.for_handler(message), local, deadline_s)
 
     def find(
         self, realm: Realm, name: str, message: Message

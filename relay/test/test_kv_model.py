@@ -45,6 +45,15 @@ operations = st.one_of(
 )
 commands = st.builds(c.Command, operations, st.sampled_from((0, 0, 1)), st.integers(1, 6), st.integers(0, 3))
 
+leased = st.one_of(
+    st.builds(
+        lambda key, lease: c.Txn((c.Put(key, b"", lease),)), st.sampled_from(("a", "b")), st.sampled_from((0, 2, 3))
+    ),
+    st.builds(c.Keep, st.sampled_from(((2,), (3,), (2, 3)))),
+    st.builds(c.Time, st.sampled_from((50, 120, 190, 260, 330, 400, 470))),
+    st.builds(c.Revoke, st.sampled_from((2, 3))),
+).map(c.Command)
+
 
 class Model:
     """The same, naively: every key's value and numbers in a dict, every event ever."""
@@ -185,6 +194,16 @@ class ModelTests(SynchronousTestCase):
     @given(st.lists(commands, max_size=40), st.integers(0, 40), st.integers(1, 50))
     def test_as_the_model(self, given_commands: list[c.Command], restart_at: int, chunk: int) -> None:
         """Results, pairs, revisions and what a watch from any revision sees agree; a snapshot changes nothing."""
+        self.compare(given_commands, restart_at, chunk)
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(leased, max_size=14), st.integers(0, 16))
+    def test_leases_as_the_model(self, given_commands: list[c.Command], restart_at: int) -> None:
+        """The same for commands that mostly concern two leases."""
+        self.compare(given_commands, restart_at, 50)
+
+    def compare(self, given_commands: list[c.Command], restart_at: int, chunk: int) -> None:
+        """Apply the commands to both."""
         machine, model = KeyValueMachine(), Model()
         machine.apply([Entry(index=1, term=1, data=c.encode(c.Command(c.Open())))])
         for index, command in enumerate(FIRST + given_commands, 2):

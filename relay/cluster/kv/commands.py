@@ -244,5 +244,5 @@ def decode(data: bytes) -> Command:
         raise UnreadableCommand(f"an entry of version {data[0] if data else 'none'}, this node reads {VERSION}")
     try:
         return _decoder.decode(memoryview(data)[1:])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableCommand(f"an entry that cannot be read: {error}") from None

@@ -239,6 +239,6 @@ def _whole(buffer: bytearray) -> Iterator[bytes]:
 def _record(framed: bytes) -> tuple[str, Any]:  # Any: as above
     try:
         found: tuple[str, Any] = msgspec.msgpack.decode(memoryview(framed)[_LENGTH.size :], type=tuple[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadSnapshot(f"a record of a snapshot cannot be read: {error}") from None
     return found
