@@ -95,6 +95,42 @@ class StepGiven(msgspec.Struct, forbid_unknown_fields=True):
     lease: Number = 0
 
 
+class LeaseGiven(msgspec.Struct, forbid_unknown_fields=True):
+    """Which lease."""
+
+    lease: Number
+
+
+class LeasesGiven(msgspec.Struct, forbid_unknown_fields=True):
+    """Which leases."""
+
+    leases: list[Number]
+
+
+class TtlGiven(msgspec.Struct, forbid_unknown_fields=True):
+    """How long a lease lasts."""
+
+    ttl_s: Annotated[float, Meta(gt=0, le=1e6)]
+
+
+class SessionGiven(msgspec.Struct, forbid_unknown_fields=True):
+    """Which session."""
+
+    session: Number
+
+
+class NodeGiven(msgspec.Struct, forbid_unknown_fields=True):
+    """Which node of the cluster."""
+
+    node: Number
+
+
+class SuccessorGiven(msgspec.Struct, forbid_unknown_fields=True):
+    """Which node is to lead; 0: the best of the others."""
+
+    node: Number = 0
+
+
 @app.route(PREFIX)
 class KeyValueProcedures:
     """The key-value state."""
@@ -227,19 +263,19 @@ class KeyValueProcedures:
     # --- leases and sessions --------------------------------------------------------------------------------------
 
     @app.pull
-    async def lease_grant(self, ttl_s: Annotated[float, Meta(gt=0, le=1e6)]) -> dict[str, int]:
+    async def lease_grant(self, asked: TtlGiven) -> dict[str, int]:
         """A lease: its keys go when it is not renewed for ``ttl_s``."""
-        return {"lease": (await self._write(c.Grant(int(ttl_s * 1000)))).ids[0]}
+        return {"lease": (await self._write(c.Grant(int(asked.ttl_s * 1000)))).ids[0]}
 
     @app.pull
-    async def lease_keep(self, leases: list[Number]) -> dict[str, object]:
+    async def lease_keep(self, asked: LeasesGiven) -> dict[str, object]:
         """Renew leases; ``lost``: those that do not exist any more."""
-        return {"lost": list((await self._write(c.Keep(tuple(leases)))).ids)}
+        return {"lost": list((await self._write(c.Keep(tuple(asked.leases)))).ids)}
 
     @app.pull
-    async def lease_revoke(self, lease: Number) -> dict[str, object]:
+    async def lease_revoke(self, asked: LeaseGiven) -> dict[str, object]:
         """End a lease; how many keys went with it."""
-        return {"deleted": (await self._write(c.Revoke(lease))).outputs[0]}
+        return {"deleted": (await self._write(c.Revoke(asked.lease))).outputs[0]}
 
     @app.pull
     async def session_open(self) -> dict[str, int]:
@@ -247,10 +283,10 @@ class KeyValueProcedures:
         return {"session": (await self._write(c.Open())).ids[0]}
 
     @app.pull
-    async def session_close(self, session: Number) -> dict[str, int]:
+    async def session_close(self, asked: SessionGiven) -> dict[str, int]:
         """End it."""
-        await self._write(c.Close(session))
-        return {"session": session}
+        await self._write(c.Close(asked.session))
+        return {"session": asked.session}
 
     # --- elections ------------------------------------------------------------------------------------------------
 
@@ -311,24 +347,24 @@ class ClusterProcedures:
         return self._status()
 
     @app.pull
-    async def member_add(self, node: Number) -> dict[str, object]:
-        """Make ``node`` a learner: it gets the log, without a vote."""
-        return {"members": await told(lambda done: self._group.add_learner(node, done))}
+    async def member_add(self, asked: NodeGiven) -> dict[str, object]:
+        """Make a node a learner: it gets the log, without a vote."""
+        return {"members": await told(lambda done: self._group.add_learner(asked.node, done))}
 
     @app.pull
-    async def member_promote(self, node: Number) -> dict[str, object]:
+    async def member_promote(self, asked: NodeGiven) -> dict[str, object]:
         """Make a learner that has caught up a voter."""
-        return {"members": await told(lambda done: self._group.promote(node, done))}
+        return {"members": await told(lambda done: self._group.promote(asked.node, done))}
 
     @app.pull
-    async def member_remove(self, node: Number) -> dict[str, object]:
-        """Take ``node`` out for good."""
-        return {"members": await told(lambda done: self._group.remove(node, done))}
+    async def member_remove(self, asked: NodeGiven) -> dict[str, object]:
+        """Take a node out for good."""
+        return {"members": await told(lambda done: self._group.remove(asked.node, done))}
 
     @app.pull
-    async def transfer(self, node: Number = 0) -> dict[str, int]:
-        """Hand the leadership to ``node``, or to the best of the others."""
-        await told(lambda done: self._group.transfer(node, done))
+    async def transfer(self, asked: SuccessorGiven) -> dict[str, int]:
+        """Hand the leadership to a node, or to the best of the others."""
+        await told(lambda done: self._group.transfer(asked.node, done))
         return {"leader": self._group.leader}
 
     @app.pull

@@ -211,7 +211,8 @@ class ModelTests(SynchronousTestCase):
                 machine = restored(machine, chunk)
             (result,) = machine.apply([Entry(index=index, term=1, data=c.encode(command))])
             expected = model.command(index, command)
-            self.assertEqual((result.error, result.revision), (expected.error, expected.revision))
+            # Of several mistakes in one command, which is told is nobody's business.
+            self.assertEqual((result.error == "", result.revision), (expected.error == "", expected.revision))
             if not expected.error:
                 self.assertEqual(result, expected)
             self.assertEqual(machine.state.keys.pairs(), [model.pairs[key] for key in sorted(model.pairs)])
