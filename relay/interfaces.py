@@ -51,6 +51,11 @@ class IPeer(Interface):
     key: str = Attribute("Public key that the client proved in the secure channel, base64, or ''.")
     local: bool = Attribute("True for loopback and Unix sockets.")
 
+    loose: Callable[[bytes, str | None], None] | None = Attribute(
+        "Where the transport may lose frames: sends one that is neither counted nor sent again; of those with the same "
+        "key only the newest is handed over. None: the transport loses nothing, and all frames go by send."
+    )
+
     def send(frame: bytes, key: str | None = None, flags: int = 0) -> None:
         """Queue ``frame``. ``key``: the conflation key, for the policy ``latest`` when the peer is slow."""
 

@@ -31,7 +31,7 @@ from relay.errors import (
     Unsupported,
 )
 from relay.wire import handshake, kinds
-from relay.wire.message import Fields, Message
+from relay.wire.message import Fields, Message, is_loose
 
 CLIENT_NAME = "relay-python/1"
 IDLE_FACTOR = 2.5  # section 7: who has heard nothing for so many heartbeats closes
@@ -128,8 +128,9 @@ class Link:
                 if message.kind < kinds.SESSION_KIND_MIN:
                     self._control(message, now)
                 elif self.state == "ready":
-                    if self._outbound.ledger is not None and self._outbound.ledger.heard(message):
-                        report = True
+                    ledger = self._outbound.ledger
+                    if ledger is not None and not (self._outbound.lossy and is_loose(message)):
+                        report = ledger.heard(message) or report
                     self.upper.frame(message, now)
                 else:
                     raise RemoteProtocolError(f"{message.describe()} before the welcome")
@@ -243,6 +244,7 @@ class Link:
         self.state = "connecting"
         address = self._plan.address
         self._outbound.form = address.form
+        self._outbound.lossy = address.lossy
         self._effects.append(Changed("connecting", address))
         self._effects.append(Connect(self.attempt, address))
 

@@ -17,7 +17,7 @@ from relay.client.ledger import Ledger, Outgoing
 from relay.client.options import ClientOptions
 from relay.errors import FrameTooLarge, Full
 from relay.wire import binary, kinds, text
-from relay.wire.message import Message
+from relay.wire.message import Message, is_loose
 
 _COMPACT_FROM = 64  # withdrawn frames tolerated in the queue before it is looked through
 _INF = float("inf")
@@ -30,6 +30,8 @@ class Outbound:
         self.ledger: Ledger | None = None
         self.frame_bytes_max = 0
         self.form = "binary"
+        self.lossy = False
+        """The transport may lose frames: those that it may lose are neither counted nor kept."""
         self.blocked = False
         self.queued_frames = 0
         self.queued_bytes = 0
@@ -165,7 +167,7 @@ class Outbound:
                 self.too_large(outgoing, FrameTooLarge(f"the frame has {size} bytes, the server takes {limit}"), now)
                 return
         outgoing.sent = True
-        if self.ledger is not None:
+        if self.ledger is not None and not (self.lossy and is_loose(message)):
             self.ledger.keep(outgoing)
         self._effects.append(Send(message))
 

@@ -22,7 +22,7 @@ import msgspec
 from relay.client.options import ClientOptions
 from relay.errors import ConfigError
 
-DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "ws": 80, "wss": 443}
+DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "udp": 8000, "ws": 80, "wss": 443}
 SECURE = frozenset({"tls", "wss", "unix"})
 FORMS = ("binary", "json")
 FIRST_USE = "first-use"
@@ -53,6 +53,11 @@ class Address(msgspec.Struct, frozen=True):
     def tls(self) -> bool:
         """Whether the transport is encrypted by TLS."""
         return self.scheme in ("tls", "wss")
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the transport may lose frames that their sender says may be lost."""
+        return self.scheme in ("udp", "quic")
 
     def __str__(self) -> str:
         if self.scheme == "unix":

@@ -27,7 +27,7 @@ from relay.dialects.relay_v1 import ENCODERS
 from relay.interfaces import IConnection, IPeer
 from relay.wire import kinds
 from relay.wire.handshake import Goodbye, Hello, read, write
-from relay.wire.message import Message
+from relay.wire.message import Message, is_loose
 
 if TYPE_CHECKING:
     from relay.core.gate import Gate
@@ -336,3 +336,23 @@ class Connection(Timed):
     def overflowed(self) -> None:
         """The peer does not take what is sent to it. Called in the middle of a delivery: closing comes after it."""
         self._gate.hub.clock.callLater(0, self.close, kinds.SLOW_CONSUMER)
+
+
+class LossyConnection(Connection):
+    """Over a transport that may lose frames: those that it may lose are not counted, as at their sender."""
+
+    __slots__ = ()
+
+    def receive(self, message: Message) -> None:
+        """One decoded message; what may be lost is lost before there is a session."""
+        if not is_loose(message):
+            super().receive(message)
+        elif self.session is not None and self.state == OPEN:
+            self._heard = True
+            metrics = self._gate.metrics
+            metrics.frames_in[message.kind] += 1
+            metrics.bytes_in[message.kind] += len(message.body)
+            if self._frames is not None or self._bytes is not None:
+                self._pace(message)
+            if self.state == OPEN:
+                self._gate.router.route(self.session, message)

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay import errors
-from relay.core.connection import Connection
+from relay.core.connection import Connection, LossyConnection
 from relay.core.identity import Identity
 from relay.core.limits import Networks, is_loopback
 from relay.core.sessions import Sessions
@@ -70,7 +70,7 @@ class Gate:
 
     def connected(self, peer: IPeer) -> IConnection:
         """A connection that waits for its hello, with the handshake time-out running."""
-        connection = Connection(self, peer)
+        connection = (Connection if peer.loose is None else LossyConnection)(self, peer)
         self.connections[connection] = None
         if not is_loopback(peer.address):
             self._addresses[peer.address] = self._addresses.get(peer.address, 0) + 1

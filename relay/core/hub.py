@@ -24,6 +24,7 @@ from relay.core.wheel import Wheel
 from relay.dialects.relay_v1 import ENCODERS
 from relay.interfaces import IDirectory, ILocalProvider
 from relay.wire import kinds, names
+from relay.wire.binary import encode_stream
 from relay.wire.filters import unwrap
 from relay.wire.message import Fields, Message
 
@@ -128,6 +129,9 @@ class Hub:
         ``policy``: what may happen to it when a receiver is slow, instead of the listener's policy. A link calls this
         too, for what came from another node.
         """
+        loosely = 0
+        if message.flags & kinds.UNRELIABLE:
+            loosely, receivers = self._loosely(message, receivers, skip)
         frames: dict[int, bytes] = {}
         key = None
         if message.fields is not None:
@@ -135,9 +139,8 @@ class Hub:
             if kinds.FILTERS in message.fields:
                 receivers, others = self._by_filters(message, receivers)
                 if others:
-                    return self.deliver(self.plain(message), others, skip, policy) + (
-                        self.deliver(message, receivers, skip, policy) if receivers else 0
-                    )
+                    reached = self.deliver(message, receivers, skip, policy) if receivers else 0
+                    return loosely + reached + self.deliver(self.plain(message), others, skip, policy)
         flags = DROPPABLE if policy is None else DROPPABLE | POLICIES[policy]
         reached = 0
         bytes_out = 0
@@ -167,8 +170,37 @@ class Hub:
         metrics.frames_out[message.kind] += reached
         metrics.bytes_out[message.kind] += bytes_out
         if self.on_delivered is not None:
-            self.on_delivered(message, reached)
-        return reached
+            self.on_delivered(message, reached + loosely)
+        return reached + loosely
+
+    def _loosely(
+        self, message: Message, receivers: Iterable[Session], skip: Session | None
+    ) -> tuple[int, list[Session]]:
+        """Send what may be lost to those of ``receivers`` whose transport may lose it; how many, and who is left."""
+        fields = message.fields or {}
+        key = None
+        if message.flags & kinds.LATEST:
+            key = f"{message.name} {fields.get(kinds.CONFLATION_KEY, '')}"
+        frame = plain = b""
+        reached, left = 0, []
+        for session in receivers:
+            loose = None if session.peer is None else session.peer.loose
+            if loose is None:
+                left.append(session)
+            elif session is not skip:
+                # Such transports speak the binary form alone.
+                if session.filters.issuperset(fields.get(kinds.FILTERS, ())):
+                    frame = frame or encode_stream(message)
+                    loose(frame, key)
+                else:
+                    plain = plain or encode_stream(self.plain(message))
+                    loose(plain, key)
+                reached += 1
+        metrics = self.metrics
+        metrics.delivered += reached
+        metrics.frames_out[message.kind] += reached
+        metrics.bytes_out[message.kind] += reached * len(frame or plain)
+        return reached, left
 
     def _by_filters(self, message: Message, receivers: Iterable[Session]) -> tuple[list[Session], list[Session]]:
         """Who can undo the filters on ``message`` itself, and who cannot."""

@@ -47,7 +47,7 @@ class Peer:
 
     __slots__ = (
         "_deadline", "_entrance", "_forgotten_bytes", "_io", "_orderly", "_pauses", "address", "certificate",
-        "dialect", "encoding", "ended", "key", "listener", "local", "outbox", "send", "transport",
+        "dialect", "encoding", "ended", "key", "listener", "local", "loose", "outbox", "send", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,7 @@ class Peer:
         self.certificate = arrival.certificate
         self.key = arrival.key
         self.local = is_loopback(arrival.host)
+        self.loose: Callable[[bytes, str | None], None] | None = None
         self.ended = ""
         self._orderly = False
         slow = entrance.listener.slow or entrance.slow

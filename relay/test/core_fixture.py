@@ -46,6 +46,7 @@ class FakePeer:
     certificate = ""
     key = ""
     local = True
+    loose: Any = None
 
     def __init__(self, address: str = "") -> None:
         self.address = address

@@ -35,6 +35,7 @@ class FakePeer:
     certificate: str = ""
     key: str = ""
     local: bool = True
+    loose: Any = None
     queued: int = 0
     sent: list[bytes] = attrs.Factory(list)
 

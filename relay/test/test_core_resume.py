@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,8 @@ class Device:
     says how many of the frames of a burst get through before a break.
     """
 
+    guest_of: Callable[[Core], Guest] = Guest
+
     def __init__(self, core: Core, user: str) -> None:
         self.core = core
         self.arrived: list[Message] = []
@@ -29,7 +32,7 @@ class Device:
         self.kept: deque[Message] = deque()
         self.reported = 0
         self.seq = 0
-        self.guest = Guest(core)
+        self.guest = self.guest_of(core)
         self.welcome = self.guest.hello(user=user, features=["resume"])
         self.read(None)
 
@@ -65,7 +68,7 @@ class Device:
         """The network breaks; the server notices before we are back, or not."""
         if noticed:
             self.guest.vanish()
-        old, self.guest = self.guest, Guest(self.core)
+        old, self.guest = self.guest, self.guest_of(self.core)
         resume = Resume(self.welcome.session, self.welcome.secret, self.received)
         self.guest.send(kinds.HELLO, "", {"resume": resume, "features": ["resume"]}, seq=0)
         if not noticed:

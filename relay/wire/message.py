@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from relay.wire.kinds import FIELDS, KINDS
+from relay.wire.kinds import FIELDS, KINDS, SESSION_KIND_MIN, UNRELIABLE
 
 # Values by field type (relay.wire.kinds.FIELDS): uint -> int, text and outcome -> str, bytes -> bytes,
 # present -> True, map -> dict[str, str], filters -> tuple[int, ...]. Any, because the number decides which.
@@ -63,3 +63,8 @@ class Message(msgspec.Struct, gc=False):
             parts.append("{" + " ".join(FIELDS[n][0] if n in FIELDS else str(n) for n in self.fields) + "}")
         parts.append(f"{len(self.body)} B")
         return " ".join(parts)
+
+
+def is_loose(message: Message) -> bool:
+    """Whether a transport that may lose frames may lose this one: it is not counted as session frame there."""
+    return bool(message.flags & UNRELIABLE) and not message.seq and message.kind >= SESSION_KIND_MIN

@@ -1,0 +1,134 @@
+"""Transports that may lose frames: what they may lose is not counted, all else is as on any other transport."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay.config import Config, Limits
+from relay.test.client_fixture import Bench
+from relay.test.core_fixture import Core, FakePeer, Guest
+from relay.test.test_core_resume import Device
+from relay.wire import kinds
+from relay.wire.binary import BinaryDecoder
+from relay.wire.message import Message
+
+
+class LossyGuest(Guest):
+    """A guest whose transport may lose frames; what it did not is in ``loose``, with its key."""
+
+    def __init__(self, core: Core, address: str = "") -> None:
+        self.core = core
+        self.peer = FakePeer(address)
+        self.loose: list[tuple[Message, str | None]] = []
+        self.peer.loose = self._loosely
+        self.connection: Any = core.gate.connected(self.peer)
+        self.seq = 0
+
+    def _loosely(self, frame: bytes, key: str | None) -> None:
+        (message,) = BinaryDecoder(65_536).receive(frame)
+        self.loose.append((message, key))
+
+
+class LossyDevice(Device):
+    """A device over such a transport."""
+
+    guest_of = LossyGuest
+
+
+class Counting(SynchronousTestCase):
+    """Both sides of the core."""
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(("up", "down", "break")), st.booleans(), st.integers(0, 3), st.booleans()),
+            max_size=30,
+        )
+    )
+    @settings(max_examples=100, deadline=None)
+    def test_nothing_counted_is_lost_or_done_twice(self, steps: Any):
+        """Whatever is lost of what may be, counted frames pass once and in order through breaks and resumes."""
+        core = Core()
+        other = core.guest("other")
+        device = LossyDevice(core, "device")
+        device.send([Message(kinds.SUBSCRIBE, "down", seq=9999)], None)
+        other.send(kinds.SUBSCRIBE, "up")
+        other.take()
+        up: list[bytes] = []
+        down: list[bytes] = []
+        for number, (what, loose, reach, noticed) in enumerate(steps):
+            body = b"%d" % number
+            if what == "break":
+                device.read(reach)
+                self.assertTrue(device.break_and_resume(noticed).resumed)
+            elif what == "up" and loose:
+                if reach:  # it was not lost
+                    device.guest.connection.receive(Message(kinds.PUBLISH, "up", b"loose", flags=kinds.UNRELIABLE))
+            elif what == "up":
+                up.append(body)
+                device.send([device.publish("up", body)], None if reach else 0)
+                if not reach:
+                    device.read(None)
+                    self.assertTrue(device.break_and_resume(noticed).resumed)
+            else:
+                down += [] if loose else [body]
+                other.send(kinds.PUBLISH, "down", body, seq=0, flags=kinds.UNRELIABLE if loose else 0)
+        device.read(None)
+        self.assertEqual([m.body for m in other.take(kinds.EVENT) if m.body != b"loose"], up)
+        self.assertEqual([m.body for m in device.arrived if m.kind == kinds.EVENT], down)
+
+    def test_by_the_flag(self):
+        """Only what is unreliable and wants no answer goes loosely; latest has a key of name and conflation key."""
+        core = Core()
+        guest = LossyGuest(core)
+        guest.hello(user="ann", features=["resume"])
+        guest.send(kinds.SUBSCRIBE, "c")
+        plain = core.guest("bob")
+        plain.send(kinds.SUBSCRIBE, "c")
+        for flags, fields in (
+            (0, {}),
+            (kinds.UNRELIABLE, {}),
+            (kinds.UNRELIABLE | kinds.LATEST, {"conflation_key": "k"}),
+        ):
+            seq = plain.send(kinds.PUBLISH, "c", b"x", flags=flags, **fields)
+            self.assertEqual(plain.answer(seq).get(kinds.REACHED), 2)
+        self.assertEqual([key for _, key in guest.loose], [None, "c k"])
+        self.assertEqual(len([m for m in guest.got if m.kind == kinds.EVENT]), 1)
+        self.assertEqual(len([m for m in plain.got if m.kind == kinds.EVENT]), 3)
+        session = guest.connection.session
+        self.assertEqual((session.sent, len(session.unacked)), (2, 2))
+
+    def test_before_the_welcome(self):
+        """What may be lost is lost before there is a session."""
+        core = Core()
+        guest = LossyGuest(core)
+        guest.connection.receive(Message(kinds.PUBLISH, "c", flags=kinds.UNRELIABLE))
+        welcome = guest.hello(user="ann", features=["resume"])
+        self.assertEqual((welcome.received, guest.connection.session.received), (0, 0))
+
+    def test_rates_count_them(self):
+        """They are no way around the limits."""
+        core = Core(Config(limits=Limits(frames_per_s_max=10)))
+        guest = LossyGuest(core)
+        guest.hello(user="ann")
+        for _ in range(200):
+            if guest.peer.closed is None:
+                guest.connection.receive(Message(kinds.PUBLISH, "c", flags=kinds.UNRELIABLE))
+        self.assertEqual(guest.goodbye().name, "rate")
+
+
+class Clients(SynchronousTestCase):
+    """The client's books."""
+
+    def test_not_in_the_ledger(self):
+        """Over such a transport what may be lost is neither kept nor counted; over another it is."""
+        for url, kept in (("udp://h:1", 0), ("tcp://h:1", 1)):
+            bench = Bench(url).start()
+            bench.core.requests.tell(Message(kinds.PUBLISH, "c", b"x", flags=kinds.UNRELIABLE), bench.now)
+            bench.say(Message(kinds.EVENT, "c", b"y", flags=kinds.UNRELIABLE))
+            ledger = bench.core.outbound.ledger
+            assert ledger is not None
+            self.assertEqual((ledger.sent, ledger.received), (kept, kept), url)
