@@ -71,7 +71,7 @@ def damaged(draw: st.DrawFn) -> str:
     if draw(st.booleans()):
         return token
     place = draw(st.integers(0, len(token)))
-    put = draw(st.sampled_from(["", *ALPHABET]))
+    put: str = draw(st.sampled_from(["", *ALPHABET]))
     return token[:place] + put + token[place + draw(st.integers(0, 1)) :]
 
 
