@@ -1,8 +1,8 @@
 """The configuration: frozen, validated structs with every default and every limit, units in the names.
 
 Only values live here and in the modules beside it: ``relay.config_types`` has the types, ``relay.config_auth``,
-``relay.config_store`` and ``relay.config_webhooks`` the sections of those names. Reading files and the environment,
-secrets by reference and the sentences for mistakes are ``relay.config_load``'s, checks across settings
+``relay.config_history``, ``relay.config_store`` and ``relay.config_webhooks`` the sections of those names. Reading
+files and the environment, secrets by reference and the sentences for mistakes are ``relay.config_load``'s, checks across settings
 ``relay.config_check``'s; the page ``docs/configuration.md`` and the JSON Schema are made from these structs.
 """
 
@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from relay.config_auth import Auth
+from relay.config_history import ChannelHistory, HistoryLimits
 from relay.config_store import Store
 from relay.config_types import NAME_BYTES_MAX, Count, Name, Positive, PositiveSeconds, Seconds, Section, Text
 from relay.config_webhooks import Webhook
@@ -238,6 +239,9 @@ class ChannelRule(Section, frozen=True, kw_only=True):
     slow: Annotated[SlowPolicy | None, Meta(description="instead of the listener's policy for slow receivers")] = None
     timestamp: Annotated[bool, Meta(description="events carry the time at which they were accepted")] = False
     subscribe_for: Annotated[tuple[Name, ...], Meta(description="users that are always members, all sessions")] = ()
+    history: Annotated[
+        ChannelHistory | None, Meta(description="keep publications, so that who was away gets what it missed")
+    ] = None
 
 
 class Handlers(Section, frozen=True, kw_only=True):
@@ -289,7 +293,10 @@ class Config(Section, frozen=True, kw_only=True):
     limits: Limits = Limits()
     timing: Timing = Timing()
     slow: Slow = Slow()
-    channels: Annotated[tuple[ChannelRule, ...], Meta(description="options of channels by name")] = ()
+    channels: Annotated[tuple[ChannelRule, ...], Meta(description="options of channels by name")] = (
+        ChannelRule(pattern="lobby", history=ChannelHistory()),
+    )
+    history: HistoryLimits = HistoryLimits()
     store: Store = Store()
     webhooks: Annotated[tuple[Webhook, ...], Meta(description="URLs that are told of sessions, users and members")] = ()
     handlers: Handlers = Handlers()

@@ -41,6 +41,7 @@ FLOORS: Final = {
     "relay.errors": 0,
     "relay.config": 1,
     "relay.config_auth": 1,
+    "relay.config_history": 1,
     "relay.config_store": 1,
     "relay.config_types": 1,
     "relay.config_webhooks": 1,
