@@ -7,81 +7,108 @@ not depend on how many channels there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
+from twisted.internet.defer import Deferred
 
 from relay import errors
+from relay.config import ChannelRule
 from relay.core import users
 from relay.core.auth.grant import check_user
 from relay.core.hub import FORWARDED_FLAGS
+from relay.core.recovery import Recovery, Turns
+from relay.core.selection import Selector, check_options, choose, forget, receivers, select
 from relay.wire import kinds, names
 from relay.wire.handshake import SubscribeOptions, read, write
 from relay.wire.message import Message
 
 if TYPE_CHECKING:
+    from relay.core.histories import Histories
     from relay.core.hub import Hub
     from relay.core.presence import Presence
-    from relay.core.realm import Realm
     from relay.core.session import Session
 
 
 class Subscription:
-    """A session's membership in a channel. ``since``: Unix time in ms. ``id``: the member's, mostly its session's."""
+    """A session's membership in a channel. ``since``: Unix time in ms. ``id``: the member's, mostly its session's. The
+    others make it selective, see ``relay.core.selection``; ``behind``: events up to that offset have been sent."""
 
-    __slots__ = ("channel", "id", "options", "since")
+    __slots__ = ("behind", "channel", "id", "options", "recovery", "selector", "since")
 
     def __init__(self, channel: Channel, options: SubscribeOptions, since: int, id_: str) -> None:
         self.channel = channel
         self.id = id_
         self.options = options
         self.since = since
+        self.recovery: Recovery | None = None
+        self.behind = 0
+        self.selector: Selector | None = None
 
 
 class Channel:
-    """``watchers``: the members that want to be told of joins and leaves (None: nobody)."""
+    """``watchers``: the members that want to be told of joins and leaves (None: nobody). ``selective``: those that do
+    not take every event (None: nobody)."""
 
-    __slots__ = ("members", "name", "pattern", "watchers")
+    __slots__ = ("members", "name", "pattern", "selective", "watchers")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.pattern = names.is_pattern(name)
         self.members: dict[Session, Subscription] = {}
         self.watchers: dict[Session, None] | None = None
+        self.selective: dict[Session, Subscription] | None = None
 
 
 class Channels:
     """The router's part for publish, subscribe and unsubscribe."""
 
-    def __init__(self, hub: Hub, presence: Presence) -> None:
+    def __init__(self, hub: Hub, presence: Presence, histories: Histories, turns: Turns) -> None:
         self._hub = hub
         self._presence = presence
+        self._histories = histories
+        self._turns = turns
         self._count = 0
 
     def publish(self, session: Session, message: Message) -> None:
         """To all members of the channel and of the patterns that match it."""
         if not session.identity.permissions.allows("publish", message.name):
             raise errors.Denied(f"publish to {message.name}")
-        reached = self.send(session.realm, message, session)
+        rule = self._hub.rule(message.name)
+        event, skip = self._event(rule, message, session)
+        if rule.history is not None:
+            self._histories.publish(session.realm.name, event, message, session, skip)
+            return
+        realm = session.realm
+        wanted = choose(realm, event, skip, rule.slow) if realm.selective else receivers(realm, event.name)
+        reached = self._hub.deliver(event, wanted, skip, rule.slow)
         if message.seq:
             self._hub.answer(session, message.seq, {kinds.REACHED: reached})
 
-    def send(self, realm: Realm, message: Message, publisher: Session | None) -> int:
-        """Deliver a publication; ``publisher`` None: the node itself. Returns the sessions reached."""
+    def send(self, realm: str, message: Message) -> int | Deferred[int]:
+        """Deliver a publication of the node itself. The sessions reached; later, where it has to be stored first."""
+        rule = self._hub.rule(message.name)
+        event, skip = self._event(rule, message, None)
+        if rule.history is not None:
+            return self._histories.publish(realm, event, message, None, skip)
+        place = self._hub.realms.get(realm)
+        if place is None:
+            return 0
+        wanted = choose(place, event, skip, rule.slow) if place.selective else receivers(place, event.name)
+        return self._hub.deliver(event, wanted, skip, rule.slow)
+
+    def _event(self, rule: ChannelRule, message: Message, publisher: Session | None) -> tuple[Message, Session | None]:
+        """What members get, and who does not."""
         hub = self._hub
-        name = message.name
-        rule = hub.rule(name)
         fields = hub.forwarded(message.fields)
         if rule.timestamp:
             fields = {} if fields is None else fields
             fields[kinds.ACCEPTED_AT] = int(hub.wall() * 1000)
         event = Message(
-            kinds.EVENT, name, message.body, message.codec, message.flags & FORWARDED_FLAGS, 0, fields,
+            kinds.EVENT, message.name, message.body, message.codec, message.flags & FORWARDED_FLAGS, 0, fields,
             message.sender if publisher is None else publisher.sender,
         )  # fmt: skip
-        skip = publisher if message.flags & kinds.NO_ECHO or not rule.echo else None
-        return hub.deliver(event, receivers(realm, name), skip, rule.slow)
+        return event, publisher if message.flags & kinds.NO_ECHO or not rule.echo else None
 
     def subscribe(self, session: Session, message: Message) -> None:
         """Become a member; the answer has the list of members when presence was asked for."""
@@ -104,14 +131,29 @@ class Channels:
             check_user(options.role, "role")
         if options.info is not None and len(msgspec.json.encode(options.info)) > self._hub.config.limits.info_bytes_max:
             raise errors.LimitExceeded(f"info is over {self._hub.config.limits.info_bytes_max} bytes")
+        check_options(options, self._hub.config.history.tags_max)
+        pattern = names.is_pattern(name)
+        recovers = options.since is not None or options.last or options.since_time
+        if pattern and (recovers or options.retained):
+            raise errors.Unsupported(f"{name} is a pattern: its channels have histories of their own")
+        plan = None if pattern else self._histories.plan(name)
+        if plan is not None:
+            self._histories.store(plan)
         channel = self.join(session, name, options)
+        answer: dict[str, object] = {}
+        if options.presence:
+            members = self._presence.members(session.realm, channel.name)
+            answer = {"count": members.count, "presence": members.members}
+        if plan is not None:
+            subscription = channel.members[session]
+            Recovery(
+                self._histories, self._turns, self.part, plan, session, subscription, message.seq, answer
+            ).begin()
+            return
+        if recovers:
+            answer["recovered"] = False
         if message.seq:
-            if options.presence:
-                members = self._presence.members(session.realm, channel.name)
-                reply = write(kinds.REPLY, {"count": members.count, "presence": members.members}, message.seq)
-                session.send(reply)
-            else:
-                self._hub.answer(session, message.seq)
+            session.send(write(kinds.REPLY, answer, message.seq) if answer else Message(kinds.REPLY, seq=message.seq))
 
     def join(self, session: Session, name: str, options: SubscribeOptions) -> Channel:
         """Make ``session`` a member, or replace its options."""
@@ -119,7 +161,11 @@ class Channels:
         realm = session.realm
         known = session.subscriptions.get(name)
         if known is not None:
+            if known.recovery is not None:
+                known.recovery.cancel()
+                known.recovery = None
             known.options = options
+            select(hub, session, known)
             self._presence.watch(known.channel, session, options.presence)
             return known.channel
         limits = hub.config.limits
@@ -143,6 +189,8 @@ class Channels:
         channel.members[session] = subscription
         session.subscriptions[name] = subscription
         session.subscribed_patterns += pattern
+        if options.tags or options.max_rate:
+            select(hub, session, subscription)
         if not pattern:
             self._presence.joined(session, subscription)
         self._presence.watch(channel, session, options.presence)
@@ -161,6 +209,7 @@ class Channels:
         if subscription is None:
             return False
         channel = subscription.channel
+        forget(session, subscription)
         session.subscribed_patterns -= channel.pattern
         del channel.members[session]
         self._presence.watch(channel, session, False)
@@ -174,20 +223,3 @@ class Channels:
         if not channel.pattern:
             self._presence.left(session, subscription, away_s)
         return True
-
-
-def receivers(realm: Realm, name: str) -> Iterable[Session]:
-    """The sessions that a publication to ``name`` goes to, each once."""
-    channel = realm.channels.get(name)
-    patterns = realm.patterns.match(name) if len(realm.patterns) else ()
-    # Fast path: nobody listens through a pattern.
-    if not patterns:
-        return () if channel is None else channel.members
-    if channel is None and len(patterns) == 1:
-        return patterns[0].members
-    together: dict[Session, None] = {}
-    if channel is not None:
-        together.update(dict.fromkeys(channel.members))
-    for pattern in patterns:
-        together.update(dict.fromkeys(pattern.members))
-    return together

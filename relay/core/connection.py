@@ -10,6 +10,7 @@ hub's wheel. Frames that come while ``checking`` wait (the reading of the peer i
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
@@ -298,10 +299,8 @@ class Connection(Timed):
                 goodbye = read(message, Goodbye)
             except errors.BadBody:
                 goodbye = Goodbye(kinds.NORMAL)
-            self._gate.metrics.closes["client"] += 1
-            peer = self.peer
-            self._leave(f"the client left {goodbye.text}".strip(), resumable=goodbye.reconnect)
-            peer.close(kinds.NORMAL)
+            # What it sent before goes before, also where that waits for a store.
+            self._gate.router.behind.after(session, partial(_said_goodbye, self, session, goodbye))
         elif kind in kinds.KINDS:
             self.close(kinds.PROTOCOL, f"{kinds.KINDS[kind]} is not expected now")
 
@@ -356,3 +355,15 @@ class LossyConnection(Connection):
                 self._pace(message)
             if self.state == OPEN:
                 self._gate.router.route(self.session, message)
+
+
+def _said_goodbye(connection: Connection, session: Session, goodbye: Goodbye) -> None:
+    """The client leaves; its connection may have gone already."""
+    gate = connection._gate
+    gate.metrics.closes["client"] += 1
+    text = f"the client left {goodbye.text}".strip()
+    if connection.session is session:
+        connection._leave(text, resumable=goodbye.reconnect)
+        connection.peer.close(kinds.NORMAL)
+    elif session.peer is None and not goodbye.reconnect:
+        gate.sessions.end(session, text)

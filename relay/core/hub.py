@@ -80,6 +80,8 @@ class Hub:
         self.on_delivered: Callable[[Message, int], None] | None = None
         self.on_refused: Callable[[Session, Message, errors.RelayError], None] | None = None
         self.on_occurrence: Callable[[Occurrence], None] | None = None
+        self.close_session: Callable[[Session, int, str], None] | None = None
+        """Ends a session with a close reason; the life of sessions puts it here."""
         self._rules: dict[str, ChannelRule] = {}
 
     def reconfigure(self, config: Config) -> None:

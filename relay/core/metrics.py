@@ -30,7 +30,7 @@ class Metrics:
     __slots__ = (
         "accepted", "bytes_in", "bytes_out", "closes", "deadlines", "delivered", "drops", "errors", "frames_in",
         "frames_out", "goodbyes", "handler_calls", "handler_seconds", "held", "hook_errors", "hook_seconds", "lag_s",
-        "lag_s_max", "orphans", "refused", "resumed", "sessions_ended", "sessions_started", "webhooks",
+        "lag_s_max", "orphans", "recovered", "refused", "resumed", "sessions_ended", "sessions_started", "webhooks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,6 +53,8 @@ class Metrics:
         self.sessions_started = 0
         self.sessions_ended = 0
         self.resumed = 0
+        self.recovered: defaultdict[str, int] = defaultdict(int)
+        """Subscribes to channels with history: ``yes`` and ``no``, or ``none`` where nothing was asked for."""
         self.deadlines = 0
         """Pulls that ran out of time."""
         self.orphans = 0

@@ -59,13 +59,9 @@ class NodeAccess:
         addressed = [each for each in sessions if not device or each.device == device]
         return len(addressed), self._hub.deliver(msgspec.structs.replace(message, kind=kinds.PUSH, seq=0), addressed)
 
-    def publish(self, realm: str, message: Message) -> int:
-        """Publish on a channel; how many sessions it reached."""
-        place = self._hub.realms.get(realm)
-        if place is None:
-            self._hub.rule(message.name)  # the name is checked all the same
-            return 0
-        return self._router.channels.send(place, message, None)
+    def publish(self, realm: str, message: Message) -> int | Deferred[int]:
+        """Publish on a channel; how many sessions it reached. Later, where it is stored on the disk first."""
+        return self._router.channels.send(realm, message)
 
     def bind(self, session: Session, user: str) -> None:
         """Bind a session to a user, to another one, or with '' unbind it."""

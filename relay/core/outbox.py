@@ -55,10 +55,10 @@ class Flusher:
     ``at_turn_end(f)`` runs ``f`` once, after what is running now: the reactor's own hook or ``callLater(0, f)``.
     """
 
-    __slots__ = ("_at_turn_end", "_scheduled", "dirty", "stalled")
+    __slots__ = ("_scheduled", "at_turn_end", "dirty", "stalled")
 
     def __init__(self, at_turn_end: Callable[[Callable[[], None]], object]) -> None:
-        self._at_turn_end = at_turn_end
+        self.at_turn_end = at_turn_end
         self._scheduled = False
         self.dirty: list[Outbox] = []
         # Outboxes whose transport does not take more, with the time (set by ``sweep``) since when.
@@ -69,7 +69,7 @@ class Flusher:
         self.dirty.append(outbox)
         if not self._scheduled:
             self._scheduled = True
-            self._at_turn_end(self.flush)
+            self.at_turn_end(self.flush)
 
     def flush(self) -> None:
         """Write what waits, one write per outbox."""

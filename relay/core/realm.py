@@ -23,7 +23,8 @@ class Realm:
     """
 
     __slots__ = (
-        "channels", "devices", "directory", "name", "patterns", "procedure_patterns", "procedures", "sessions", "users",
+        "channels", "devices", "directory", "name", "patterns", "procedure_patterns", "procedures", "selective",
+        "sessions", "users",
     )  # fmt: skip
 
     def __init__(self, name: str, directory: IDirectory) -> None:
@@ -34,6 +35,8 @@ class Realm:
         self.devices: dict[tuple[str, str], Session] = {}
         self.channels: dict[str, Channel] = {}
         self.patterns: PatternTable[Channel] = PatternTable()
+        self.selective = 0
+        """Subscriptions that do not take every event (``relay.core.selection``)."""
         self.procedures: dict[str, Procedure] = {}
         self.procedure_patterns: PatternTable[Procedure] = PatternTable()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -19,10 +20,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relay import errors
+from relay.core.behind import Behind
 from relay.core.channels import Channels
+from relay.core.histories import Histories
 from relay.core.hub import FORWARDED_FLAGS
 from relay.core.presence import Presence
 from relay.core.procedures import Procedures, targets
+from relay.core.reading import Reading
+from relay.core.recovery import Turns
 from relay.wire import kinds
 from relay.wire.message import Message
 
@@ -39,13 +44,17 @@ Routed = Callable[["Session", Message], None]
 class Router:
     """Routes the session frames of all sessions. ``route`` never raises for what a client sent."""
 
-    def __init__(self, hub: Hub, random: Callable[[], float]) -> None:
+    def __init__(self, hub: Hub, random: Callable[[], float], histories: Histories | None = None) -> None:
         self._hub = hub
+        self.histories = Histories(hub) if histories is None else histories
         self.presence = Presence(hub)
-        self.channels = Channels(hub, self.presence)
+        turns = Turns(hub)
+        self.channels = Channels(hub, self.presence, self.histories, turns)
         self.procedures = Procedures(hub, random)
         self.held: dict[Session, deque[Message]] = {}
         """Sessions with a suspended hook, and their frames that wait behind it."""
+        self.behind = self.histories.behind = Behind(hub, self._goes_on, self.held)
+        self._storing = self.behind.lines
         self.table: dict[int, Callable[[Session, Message], Any]] = {  # Any: an Awaitable where a hook may suspend
             kinds.PUBLISH: self._publish,
             kinds.PUSH: self.push,
@@ -55,6 +64,7 @@ class Router:
             kinds.CANCEL: self.procedures.cancel,
             kinds.SUBSCRIBE: self._subscribe,
             kinds.UNSUBSCRIBE: self.channels.unsubscribe,
+            kinds.HISTORY: Reading(hub, self.histories, turns).history,
             kinds.PRESENCE: self.presence.ask,
             kinds.REGISTER: self.procedures.register,
             kinds.UNREGISTER: self.procedures.unregister,
@@ -64,8 +74,10 @@ class Router:
         """One counted session frame of ``session``. ``asked``: its turn has come, and no hook has to look at it."""
         hub = self._hub
         hooks = hub.hooks
-        # Fast path: nothing is held, no hook looks at every message. All in one, as a call more costs 60 ns.
-        if not asked and (self.held or hooks.before_message is not None or hub.on_accepted is not None):
+        # Fast path: nothing is held or stored, no hook looks at every message. All in one, as a call more costs 60 ns.
+        if not asked and (
+            self.held or self._storing or hooks.before_message is not None or hub.on_accepted is not None
+        ):
             self._queue(session, message)
             return
         if session.ended:
@@ -97,7 +109,17 @@ class Router:
             self._hub.metrics.held += 1
             waiting.append(message)
             return
-        self._accept(session, message)
+        self.behind.order(session, message, self._accept)
+
+    def _goes_on(self, session: Session, message: Message) -> bool:
+        """Whether a frame may be begun while a store works for its session: it goes to the store itself."""
+        if message.kind != kinds.PUBLISH:
+            return False
+        try:
+            plan = self.histories.plan(message.name)
+        except errors.RelayError:
+            return False  # it is refused in its turn
+        return plan is not None and plan.durable
 
     def _accept(self, session: Session, message: Message) -> None:
         if self._hub.on_accepted is not None:
@@ -112,9 +134,13 @@ class Router:
             self._hub.refuse(session, message, error)
             return
         if isinstance(result, Message):
-            self._asked(session, result)
+            self._rewritten(session, result)
         else:
-            self.suspend(session, message, result, self._asked)
+            self.suspend(session, message, result, self._rewritten)
+
+    def _rewritten(self, session: Session, message: Message) -> None:
+        """What a hook has made of a frame may have to wait where that frame had not."""
+        self.behind.first(session, message, self._asked)
 
     def _asked(self, session: Session, message: Message) -> None:
         self.route(session, message, True)
@@ -155,12 +181,13 @@ class Router:
             except Exception:  # noqa: BLE001 - our mistake: one message fails, those behind it go on
                 log.failure("routing {kind} of {session!r}", kind=kinds.KINDS.get(message.kind), session=session)
                 self._hub.refuse(session, message, errors.InternalError())
+        self.behind.drain(session)
         # The frames that waited, in order; one of them may suspend again, then the rest waits on.
         while waiting and not session.ended:
             if session in self.held:
                 self.held[session].extend(waiting)
                 return
-            self._accept(session, waiting.popleft())
+            self.behind.order(session, waiting.popleft(), self._accept)
         if session.peer is not None and session not in self.held:
             session.peer.resume("hook")
 
@@ -169,11 +196,15 @@ class Router:
         if before is None:
             self.channels.publish(session, message)
             return
+        publish = self.guarded(self.channels.publish)
         result = before(session, message)
         if isinstance(result, Message):
-            self.channels.publish(session, result)
+            if result is message or session not in self._storing:
+                self.channels.publish(session, result)
+            else:
+                self.behind.first(session, result, publish)
         else:
-            self.suspend(session, message, result, self.guarded(self.channels.publish))
+            self.suspend(session, message, result, partial(self.behind.first, then=publish))
 
     def _subscribe(self, session: Session, message: Message) -> None:
         before = self._hub.hooks.before_subscribe

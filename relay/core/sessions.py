@@ -59,6 +59,7 @@ class Sessions:
         self.detached = 0
         self.connections: dict[Session, Connection] = {}
         """The open connection of each attached session."""
+        hub.close_session = self.close
 
     # --- begin ----------------------------------------------------------------------------------------------------
 
@@ -171,6 +172,7 @@ class Sessions:
         peer.watch(connection.overflowed, partial(session.skip_frame, peer.encoding))
         if session in self._router.held:
             peer.pause("hook")
+        self._router.behind.attached(session)
 
     def resumable(self, wanted: Resume) -> Session | None:
         """The session that ``wanted`` may take up again, or None.
@@ -278,6 +280,7 @@ class Sessions:
         router.procedures.lost(session)
         router.procedures.forget(session)
         router.held.pop(session, None)
+        router.behind.forget(session)
         session.unacked = None
         if session.realm.leave(session):
             router.presence.users.went(session.realm, session.user)

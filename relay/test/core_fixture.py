@@ -14,6 +14,7 @@ from zope.interface import implementer
 from relay.config import Config
 from relay.config_auth import EVERYTHING, Permit
 from relay.core.gate import Gate
+from relay.core.histories import Histories
 from relay.core.hub import Hub
 from relay.core.identity import Identity
 from relay.core.node import NodeAccess
@@ -23,6 +24,7 @@ from relay.core.realm import LocalDirectory
 from relay.core.router import Router
 from relay.core.sessions import Sessions
 from relay.interfaces import IPeer
+from relay.test.fakes_history import FakeHistory
 from relay.wire import kinds
 from relay.wire.binary import decode_frame
 from relay.wire.contracts import BINARY_MESSAGE
@@ -157,7 +159,10 @@ class Core:
         self.flusher = Flusher(lambda f: self.clock.callLater(0, f))
         self.hub = Hub(self.config, self.clock, self.flusher, LocalDirectory(), self.hooks, lambda: 1e9 + self.now)
         self.rng = random.Random(7)
-        self.router = Router(self.hub, self.rng.random)
+        self.memory = FakeHistory(lambda: int(self.hub.wall() * 1000))
+        self.durable = FakeHistory(lambda: int(self.hub.wall() * 1000), slow=True)
+        self.histories = Histories(self.hub, self.memory, self.durable, "n1", "i1")
+        self.router = Router(self.hub, self.rng.random, self.histories)
         self.sessions = Sessions(self.hub, self.router, "n1", "s", self.rng.randbytes)
         self.identify: Callable[[Hello, IPeer], Identity | Awaitable[Identity]] = self._identify
         self.gate = Gate(self.hub, self.router, self.sessions, lambda hello, peer: self.identify(hello, peer))
@@ -171,6 +176,14 @@ class Core:
 
     def _identify(self, hello: Hello, peer: IPeer) -> Identity:
         return Identity(hello.user, hello.realm or "default", permissions_for(self.permit, hello.user), "test")
+
+    def store(self, count: int | None = None) -> None:
+        """The durable store does all that it is asked to; ``count``: so many things."""
+        self.histories.submit()
+        self.durable.complete(count)
+        while count is None and (self.histories.waiting_bytes or self.durable.waiting):
+            self.histories.submit()
+            self.durable.complete()
 
     def guest(self, user: str = "", **more: Any) -> Guest:
         """A client that has said hello."""

@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.config import ChannelRule, Config, Limits
 from relay.config_auth import Permit
-from relay.core.channels import receivers
 from relay.core.hub import FORWARDED, FORWARDED_IN_REPLIES
+from relay.core.selection import receivers
 from relay.test.core_fixture import Core, Guest
 from relay.wire import kinds, names
 from relay.wire.filters import wrap

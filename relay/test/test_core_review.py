@@ -163,7 +163,7 @@ class Conversations(SynchronousTestCase):
         answer: Deferred[Message] = Deferred()
         core = Core(before_publish=lambda session, message: answer)
         guest = core.guest("ann")
-        self.patch(core.router.channels, "send", lambda *_: 1 / 0)
+        self.patch(core.hub, "deliver", lambda *_: 1 / 0)
         first = guest.send(kinds.PUBLISH, "room")
         second = guest.send(kinds.SUBSCRIBE, "room")
         answer.callback(Message(kinds.PUBLISH, "room", seq=first))

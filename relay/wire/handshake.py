@@ -6,7 +6,7 @@ that a newer peer can say more.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -15,6 +15,9 @@ from relay.wire import kinds
 from relay.wire.message import Message
 
 Body = TypeVar("Body")
+
+WHOLE_MAX: Final = 2**53 - 1
+"""The largest whole number that every JSON parser reads exactly."""
 
 
 class Resume(msgspec.Struct, frozen=True):
@@ -86,12 +89,63 @@ class Goodbye(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str = ""
 
 
+class Position(msgspec.Struct, frozen=True):
+    """A place in a channel's history: behind the publication with that offset."""
+
+    offset: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)] = 0
+    epoch: str = ""
+
+
 class SubscribeOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Body of subscribe. ``presence``: joined and left, and the list of members, are wanted."""
+    """Body of subscribe. ``presence``: joined and left, and the list of members, are wanted.
+
+    At most one of ``since``, ``last`` and ``since_time`` (Unix time in ms) says what to recover; ``retained``: the
+    channel's last value first. ``tags``: events that have them all; ``max_rate``: at most so many events a second (0:
+    no limit), with ``latest`` the newest of each conflation key when there are more.
+    """
 
     presence: bool = False
     role: str = ""
     info: Any = None  # Any: a small JSON value shown to other members
+    since: Position | None = None
+    last: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)] = 0
+    since_time: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)] = 0
+    retained: bool = False
+    tags: dict[str, str] | None = None
+    max_rate: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    latest: bool = False
+
+
+class Subscribed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of the reply to subscribe, beside presence. ``offset`` and ``epoch`` (where the channel keeps history): the
+    position behind which the subscription's events begin. ``recovered``: None when nothing was to be recovered."""
+
+    recovered: bool | None = None
+    offset: int | None = None
+    epoch: str = ""
+
+
+class HistoryOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of history: offsets over ``after`` and under ``before`` (0: no bound), accepted at or after ``since_time``
+    (Unix time in ms), from the oldest on or ``backwards``; ``limit`` 0: the ends only. ``epoch``: '' for any."""
+
+    after: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)] = 0
+    before: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)] = 0
+    since_time: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)] = 100
+    backwards: bool = False
+    epoch: str = ""
+    tags: dict[str, str] | None = None
+
+
+class HistoryEnd(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of the last reply to history. ``first``: the oldest offset kept (``last`` + 1: none), ``last``: the newest
+    ever given. ``next``: what ``after`` (``backwards``: ``before``) is for the next page; 0: this was all."""
+
+    epoch: str = ""
+    first: int = 0
+    last: int = 0
+    next: int = 0
 
 
 class RegisterOptions(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,149 @@
+"""The order of one session's frames while some of them wait for a store.
+
+    stored ──▶ stored ──▶ …        what the store takes goes on, one behind the other
+       │
+       ▼
+    a frame of another kind ──▶ waits, and all behind it ──(the stores are done)──▶ in order
+
+What others see of a session they see in the order in which it sent it: a push behind a durable publication arrives
+behind it. The waiting frames are bounded by ``held_frames_max``; the peer is read no further while there are any, or
+while ``history.under_way_max`` stores are under way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Final
+
+from twisted.logger import Logger
+
+from relay import errors
+from relay.wire import kinds
+from relay.wire.message import Message
+
+if TYPE_CHECKING:
+    from relay.core.hub import Hub
+    from relay.core.session import Session
+
+    Routed = Callable[[Session, Message], None]
+
+log = Logger()
+
+PAUSE: Final = "store"
+NOTHING: Final = Message(0)
+"""Stands where something waits that is no frame."""
+
+
+class Line:
+    """One session's: ``under_way`` stores, and the frames behind them with what is to be done with each."""
+
+    __slots__ = ("paused", "under_way", "waiting")
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.waiting: deque[tuple[Message, Routed]] = deque()
+        self.paused = False
+
+
+class Behind:
+    """One per node. ``goes_on(session, message)``: whether that frame may be begun while stores are under way.
+    ``held``: the sessions whose frames wait behind a hook; they take up again with ``drain``."""
+
+    def __init__(self, hub: Hub, goes_on: Callable[[Session, Message], bool], held: Container[Session]) -> None:
+        self._hub = hub
+        self._goes_on = goes_on
+        self._held = held
+        self.lines: dict[Session, Line] = {}
+
+    def begin(self, session: Session) -> None:
+        """A store for ``session`` is under way; ``end`` follows, also when it failed."""
+        if session.ended:
+            return
+        line = self.lines.get(session)
+        if line is None:
+            line = self.lines[session] = Line()
+        line.under_way += 1
+        if line.under_way >= self._hub.config.history.under_way_max:
+            self._pace(session, line)
+
+    def end(self, session: Session) -> None:
+        """One of them is done: its event and its answer have been sent."""
+        line = self.lines.get(session)
+        if line is None:
+            return  # the session has ended meanwhile
+        line.under_way -= 1
+        if not line.under_way:
+            self.drain(session)
+        elif line.paused:
+            self._pace(session, line)
+
+    def order(self, session: Session, message: Message, then: Routed) -> None:
+        """``then(session, message)`` now, or when its turn comes. ``then`` answers for its own errors."""
+        line = self.lines.get(session)
+        if line is None or (not line.waiting and (not line.under_way or self._goes_on(session, message))):
+            then(session, message)
+            return
+        if len(line.waiting) >= self._hub.config.limits.held_frames_max:
+            self._hub.refuse(session, message, errors.RateExceeded("too many frames wait behind a store"))
+            return
+        self._hub.metrics.held += 1
+        line.waiting.append((message, then))
+        self._pace(session, line)
+
+    def first(self, session: Session, message: Message, then: Routed) -> None:
+        """As ``order``, for a frame whose turn has come and that a hook has made into another: it is before all that
+        wait, and where it may not be begun yet it stays there."""
+        line = self.lines.get(session)
+        if line is None or not line.under_way or self._goes_on(session, message):
+            then(session, message)
+        else:
+            line.waiting.appendleft((message, then))
+            self._pace(session, line)
+
+    def after(self, session: Session, function: Callable[[], None]) -> None:
+        """``function()`` behind the frames that wait; at once when there are none."""
+        line = self.lines.get(session)
+        if line is None or not line.waiting:
+            function()
+        else:
+            line.waiting.append((NOTHING, lambda session, message: function()))
+
+    def drain(self, session: Session) -> None:
+        """Do what may be done now, in order."""
+        line = self.lines.get(session)
+        if line is None:
+            return
+        waiting = line.waiting
+        while waiting and session not in self._held and not session.ended:
+            message, then = waiting[0]
+            if line.under_way and not self._goes_on(session, message):
+                break
+            waiting.popleft()
+            try:
+                then(session, message)
+            except Exception:  # noqa: BLE001 - our mistake: one message fails, those behind it go on
+                log.failure("routing {kind} of {session!r}", kind=kinds.KINDS.get(message.kind), session=session)
+                self._hub.refuse(session, message, errors.InternalError())
+        if not waiting and not line.under_way:
+            self.lines.pop(session, None)
+        self._pace(session, line)
+
+    def attached(self, session: Session) -> None:
+        """The session has a new peer."""
+        line = self.lines.get(session)
+        if line is not None and line.paused and session.peer is not None:
+            session.peer.pause(PAUSE)
+
+    def forget(self, session: Session) -> None:
+        """The session has ended: what waits is not carried out."""
+        self.lines.pop(session, None)
+
+    def _pace(self, session: Session, line: Line) -> None:
+        """Read on, or not: anew only when half of what is under way is done."""
+        most = self._hub.config.history.under_way_max
+        wanted = bool(line.waiting) or line.under_way >= most or (line.paused and line.under_way * 2 > most)
+        if wanted != line.paused:
+            line.paused = wanted
+            if session.peer is not None:
+                (session.peer.pause if wanted else session.peer.resume)(PAUSE)
