@@ -27,6 +27,7 @@ from relay.app import Application
 from relay.config import Config, Listener
 from relay.core.auth.authentication import Authentication
 from relay.core.gate import Gate
+from relay.core.histories import Histories
 from relay.core.hub import Hub
 from relay.core.node import NodeAccess
 from relay.core.outbox import Flusher
@@ -64,10 +65,16 @@ class Parts:
         self.stores = Stores(config.store, config.data, reactor, time.time)
         self.hooks = Hooks(reactor, config.handlers.slow_operation_ms)
         self.hub = Hub(config, reactor, self.flusher, LocalDirectory(), self.hooks, time.time)
-        self.router = Router(self.hub, random.random)
-        self.router.presence.users.store = self.stores.presence
         owner = bytes.fromhex(self.node_id) + WORKER.to_bytes(1, "big") + os.urandom(INCARNATION_BYTES)
         prefix = base64.urlsafe_b64encode(owner).decode()
+        stores = self.stores
+        lasting = prefix if config.store.kind == "memory" else self.node_id
+        histories = Histories(
+            self.hub, lambda: stores.history_memory, lambda: stores.history_durable, lasting, prefix
+        )
+        self.router = Router(self.hub, random.random, histories)
+        self._open_stores(config)
+        self.router.presence.users.store = self.stores.presence
         self.sessions = Sessions(self.hub, self.router, self.node_id, prefix, os.urandom)
         self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
         self.access = NodeAccess(self.hub, self.router, self.sessions)
@@ -88,6 +95,11 @@ class Parts:
         self.authentication = self._authentication(config)
         self.realms: dict[str, str] = {}
         self.draining = False
+
+    def _open_stores(self, config: Config) -> None:
+        """Ask for those that will be needed, so that what is wrong with them is found at the start."""
+        if any(each.history is not None and each.history.kind == "durable" for each in config.channels):
+            _ = self.stores.history_durable
 
     # --- authentication -------------------------------------------------------------------------------------------
 
@@ -179,6 +191,11 @@ class Parts:
         self.hub.wheel.stop()
         self.threads.stop()
         return Deferred.fromCoroutine(self.hooks.stop()).addErrback(_log_plugin)
+
+    def close_stores(self) -> Deferred[None]:
+        """The last that happens: what sessions and plugins have stored until their end is written, too."""
+        self.router.histories.submit()
+        return self.stores.stop()
 
     def reconfigure(self, config: Config) -> None:
         """Take what can change live, but for the listeners. Raises ``ConfigError``; then nothing has changed."""

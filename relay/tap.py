@@ -259,8 +259,7 @@ class Node(MultiService):
         if parts is None:
             return stopping[0]
         stopping.append(parts.stop())
-        # Last: what sessions and plugins have stored until their end is written, too.
-        return gatherResults(stopping).addBoth(lambda result: parts.stores.stop().addCallback(lambda _: result))
+        return gatherResults(stopping).addBoth(lambda result: parts.close_stores().addCallback(lambda _: result))
 
 
 def banner(config: Config) -> str:

@@ -14,7 +14,7 @@ stays on it, so that a publisher does not get back from the history what it aske
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
@@ -48,11 +48,12 @@ PLANS_MAX: Final = 10_000
 class Plan:
     """How a channel's publications are kept: its rule, made ready."""
 
-    __slots__ = ("durable", "options", "retention", "rule", "ttl_ms")
+    __slots__ = ("durable", "options", "retention", "rule", "store", "ttl_ms")
 
     def __init__(self, rule: ChannelRule, options: ChannelHistory) -> None:
         self.rule = rule
         self.options = options
+        self.store: IHistory | None = None
         self.durable = options.kind == "durable"
         self.retention = Retention(options.messages_max, options.bytes_max, int(options.age_s_max * 1000))
         self.ttl_ms = int(options.ttl_s * 1000)
@@ -77,14 +78,14 @@ class Publishing:
 
 
 class Histories:
-    """One per node. ``memory``, ``durable``: the stores, None where there is none. ``node``, ``start``: what stands in
-    the epoch of a channel that has none yet, see ``Recovery``."""
+    """One per node. ``memory``, ``durable`` give the stores, which need not be opened before; None where there is none.
+    ``node``, ``start``: name the node and this start of it, for ``beginning``."""
 
     def __init__(
         self,
         hub: Hub,
-        memory: IHistory | None = None,
-        durable: IHistory | None = None,
+        memory: Callable[[], IHistory] | None = None,
+        durable: Callable[[], IHistory] | None = None,
         node: str = "",
         start: str = "",
     ) -> None:
@@ -114,10 +115,12 @@ class Histories:
 
     def store(self, plan: Plan) -> IHistory:
         """Where it is kept. Raises ``Unavailable``."""
-        store = self._durable if plan.durable else self._memory
-        if store is None:
-            raise errors.Unavailable("this node has no store for that channel")
-        return store
+        if plan.store is None:
+            give = self._durable if plan.durable else self._memory
+            if give is None:
+                raise errors.Unavailable("this node has no store for that channel")
+            plan.store = give()
+        return plan.store
 
     def beginning(self, plan: Plan) -> str:
         """The epoch that stands for "nothing was published yet": it ends with whatever may forget publications."""
@@ -219,7 +222,7 @@ class Histories:
         if batch:
             assert self._durable is not None
             self.batches += 1
-            self._durable.append(batch, self._stored)
+            self._durable().append(batch, self._stored)
 
     def _stored(self, batch: Sequence[Append]) -> None:
         self.batches -= 1

@@ -161,7 +161,7 @@ class Core:
         self.rng = random.Random(7)
         self.memory = FakeHistory(lambda: int(self.hub.wall() * 1000))
         self.durable = FakeHistory(lambda: int(self.hub.wall() * 1000), slow=True)
-        self.histories = Histories(self.hub, self.memory, self.durable, "n1", "i1")
+        self.histories = Histories(self.hub, lambda: self.memory, lambda: self.durable, "n1", "i1")
         self.router = Router(self.hub, self.rng.random, self.histories)
         self.sessions = Sessions(self.hub, self.router, "n1", "s", self.rng.randbytes)
         self.identify: Callable[[Hello, IPeer], Identity | Awaitable[Identity]] = self._identify
