@@ -141,8 +141,9 @@ class Hub:
             if kinds.FILTERS in message.fields:
                 receivers, others = self._by_filters(message, receivers)
                 if others:
+                    plain = self.plain(message)  # or nobody gets it
                     reached = self.deliver(message, receivers, skip, policy) if receivers else 0
-                    return loosely + reached + self.deliver(self.plain(message), others, skip, policy)
+                    return loosely + reached + self.deliver(plain, others, skip, policy)
         flags = DROPPABLE if policy is None else DROPPABLE | POLICIES[policy]
         reached = 0
         bytes_out = 0
@@ -178,31 +179,32 @@ class Hub:
     def _loosely(
         self, message: Message, receivers: Iterable[Session], skip: Session | None
     ) -> tuple[int, list[Session]]:
-        """Send what may be lost to those of ``receivers`` whose transport may lose it; how many, and who is left."""
-        fields = message.fields or {}
-        key = None
-        if message.flags & kinds.LATEST:
-            key = f"{message.name} {fields.get(kinds.CONFLATION_KEY, '')}"
-        frame = plain = b""
-        reached, left = 0, []
+        """Send what may be lost to those of ``receivers`` whose transport may lose it; how many, and who is left.
+
+        Such transports speak the binary form alone.
+        """
+        left = []
+        lossy = []
         for session in receivers:
-            loose = None if session.peer is None else session.peer.loose
-            if loose is None:
+            if session.peer is None or session.peer.loose is None:
                 left.append(session)
             elif session is not skip:
-                # Such transports speak the binary form alone.
-                if session.filters.issuperset(fields.get(kinds.FILTERS, ())):
-                    frame = frame or encode_stream(message)
-                    loose(frame, key)
-                else:
-                    plain = plain or encode_stream(self.plain(message))
-                    loose(plain, key)
-                reached += 1
+                lossy.append(session)
+        able, unable = self._by_filters(message, lossy) if message.get(kinds.FILTERS) else (lossy, [])
+        plain = self.plain(message) if unable else message  # before anybody gets anything: it may be refused
         metrics = self.metrics
-        metrics.delivered += reached
-        metrics.frames_out[message.kind] += reached
-        metrics.bytes_out[message.kind] += reached * len(frame or plain)
-        return reached, left
+        key = None
+        if message.flags & kinds.LATEST:
+            key = f"{message.name} {message.get(kinds.CONFLATION_KEY, '')}"
+        for version, sessions in ((message, able), (plain, unable)):
+            frame = encode_stream(version) if sessions else b""
+            for session in sessions:
+                assert session.peer is not None and session.peer.loose is not None
+                session.peer.loose(frame, key)
+            metrics.bytes_out[message.kind] += len(frame) * len(sessions)
+        metrics.delivered += len(lossy)
+        metrics.frames_out[message.kind] += len(lossy)
+        return len(lossy), left
 
     def _by_filters(self, message: Message, receivers: Iterable[Session]) -> tuple[list[Session], list[Session]]:
         """Who can undo the filters on ``message`` itself, and who cannot."""

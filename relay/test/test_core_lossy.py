@@ -14,6 +14,7 @@ from relay.test.core_fixture import Core, FakePeer, Guest
 from relay.test.test_core_resume import Device
 from relay.wire import kinds
 from relay.wire.binary import BinaryDecoder
+from relay.wire.filters import wrap
 from relay.wire.message import Message
 
 
@@ -100,6 +101,21 @@ class Counting(SynchronousTestCase):
         self.assertEqual(len([m for m in plain.got if m.kind == kinds.EVENT]), 3)
         session = guest.connection.session
         self.assertEqual((session.sent, len(session.unacked)), (2, 2))
+
+    def test_filters(self):
+        """What a receiver cannot unwrap is unwrapped for it; a broken body reaches nobody."""
+        core = Core()
+        able, unable = LossyGuest(core), LossyGuest(core)
+        able.hello(user="ann", filters=["gzip"])
+        unable.hello(user="bob")
+        for guest in (able, unable):
+            guest.send(kinds.SUBSCRIBE, "c")
+        bob = core.guest("bob")
+        wrapped = wrap(b"x" * 100, [kinds.GZIP])
+        for body, reached in ((wrapped, 2), (b"junk", None)):
+            seq = bob.send(kinds.PUBLISH, "c", body, flags=kinds.UNRELIABLE, filters=(kinds.GZIP,))
+            self.assertEqual(bob.answer(seq).get(kinds.REACHED), reached)
+        self.assertEqual([m.body for m, _ in able.loose + unable.loose], [wrapped, b"x" * 100])
 
     def test_before_the_welcome(self):
         """What may be lost is lost before there is a session."""
