@@ -241,7 +241,8 @@ class IQueueStore(Interface):
     def load(
         realm: str, queue: str, after: int, limit: int, dead: bool, done: Callable[[Sequence[Item] | RelayError], None]
     ) -> None:
-        """At most ``limit`` messages with numbers over ``after``, ascending; the waiting ones or the dead ones."""
+        """At most ``limit`` messages with numbers over ``after``, ascending, those that have not expired; the waiting
+        ones or the dead ones. Fewer when they are large: the end is where there are none."""
 
     def states(done: Callable[[Sequence[QueueState] | RelayError], None]) -> None:
         """All queues that hold a message or are paused: asked once, at the start."""

@@ -66,7 +66,8 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
 class Range(msgspec.Struct, frozen=True, gc=False):
     """A part of a channel's history: offsets over ``after`` and under ``before`` (0: no bound), accepted at or after
     ``since_ms``, from the oldest on, or with ``backwards`` from the newest; at most ``limit`` and about ``bytes_max``,
-    at least one. ``limit`` 0 asks for the ends only."""
+    at least one (0: as much as the store gives at once). Whoever has not met the end goes on from the last one.
+    ``limit`` 0 asks for the ends only."""
 
     realm: str
     channel: str

@@ -9,6 +9,8 @@ from typing import Final
 
 OVERHEAD_BYTES: Final = 128
 """About what a message takes beside its frame: in memory an object and its numbers, in a file less."""
+READ_BYTES_MAX: Final = 8_388_608
+"""Frames of one answer, about; whoever wants more asks again from the last one on."""
 
 
 class Budget:

@@ -20,7 +20,7 @@ from relay.config_store import Store
 from relay.errors import Full, RelayError
 from relay.interfaces import IHistory
 from relay.records import Append, Page, Publication, Range, Retention
-from relay.store.budget import OVERHEAD_BYTES, Budget
+from relay.store.budget import OVERHEAD_BYTES, READ_BYTES_MAX, Budget
 from relay.store.memory_keys import KeyMemory
 
 EPOCH_BYTES: Final = 8
@@ -192,17 +192,14 @@ class MemoryHistory:
             high = bisect_left(publications, wanted.before, channel.start, key=_OFFSET)
         places = range(high - 1, low - 1, -1) if wanted.backwards else range(low, high)
         found: list[Publication] = []
-        room = wanted.bytes_max
+        room = wanted.bytes_max or READ_BYTES_MAX
         for place in places:
-            if len(found) >= wanted.limit:
+            if len(found) >= wanted.limit or room <= 0:
                 break
             each = publications[place]
-            if 0 < each.expires_ms <= now_ms:
-                continue
-            room -= len(each.frame)
-            if wanted.bytes_max and found and room < 0:
-                break
-            found.append(each)
+            if not 0 < each.expires_ms <= now_ms:
+                room -= len(each.frame)
+                found.append(each)
         done(Page(channel.epoch, first, channel.last, tuple(found), retained))
 
     def purge(self, realm: str, channel: str, done: Callable[[RelayError | None], None]) -> None:

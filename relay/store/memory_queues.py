@@ -13,7 +13,7 @@ from relay.config_store import Store
 from relay.errors import Full, NotFound, RelayError
 from relay.interfaces import IQueueStore
 from relay.records import ACKED, DEAD, REMOVED, RETRY, REVIVED, Item, Put, QueueState, Settle
-from relay.store.budget import OVERHEAD_BYTES, Budget
+from relay.store.budget import OVERHEAD_BYTES, READ_BYTES_MAX, Budget
 from relay.store.memory_keys import KeyMemory
 
 CUT_MIN: Final = 64
@@ -167,11 +167,13 @@ class MemoryQueues:
         items: list[Item] = []
         if found is not None and limit > 0:
             now_ms = self._now_ms()
+            room = READ_BYTES_MAX
             for item in (found.dead if dead else found.waiting).after(after):
                 if not dead and 0 < item.expires_ms <= now_ms:
                     continue
                 items.append(item)
-                if len(items) >= limit:
+                room -= len(item.frame)
+                if len(items) >= limit or room <= 0:
                     break
         done(items)
 
