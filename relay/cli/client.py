@@ -1,4 +1,4 @@
-"""The commands of ``relay`` that talk to a node: ``pub``, ``sub``, ``push``, ``call``, ``serve``, ``status``.
+"""The commands of ``relay`` that talk to a node: ``pub``, ``sub``, ``push``, ``call`` and the others.
 
     exit status   0 done · 1 failed · 2 wrong usage · 3 cannot connect · 4 refused · 5 timed out
 
@@ -81,7 +81,7 @@ def pub(**options: Any) -> None:  # Any: click's parameters
 @click.option("--count", type=click.IntRange(min=1), default=None, help="End after so many messages.")
 @click.option("--for", "for_s", type=click.FloatRange(min=0.001), default=None,
               help="End after so many seconds; with --count: fail (5) when fewer came.")  # fmt: skip
-@click.option("--presence", is_flag=True, help="Also who joins and leaves.")
+@click.option("--presence", is_flag=True, help="Also who joins and leaves, and where the first and the last are.")
 @click.option("--pushes", multiple=True, metavar="PATTERN", help="Also pushes to this user with such a name.")
 @_connection
 def sub(**options: Any) -> None:  # Any: click's parameters
@@ -140,6 +140,18 @@ def serve(**options: Any) -> None:  # Any: click's parameters
     are a program and its arguments (put -- before them).
     """
     _run("serve", options)
+
+
+@click.command()
+@click.argument("channel", required=False, default="")
+@click.option("--of", default="", metavar="USER", help="Whether this user is here, and when last.")
+@click.option("--count", "count_only", is_flag=True, help="Only how many there are.")
+@_connection
+def presence(**options: Any) -> None:  # Any: click's parameters
+    """Print who is in CHANNEL."""
+    if bool(options["channel"]) == bool(options["of"]):
+        raise click.UsageError("one of CHANNEL and --of is needed")
+    _run("presence", options)
 
 
 @click.command()

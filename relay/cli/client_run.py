@@ -1,4 +1,4 @@
-"""What ``relay pub``, ``sub``, ``push``, ``call`` and ``serve`` do, on the asyncio client."""
+"""What ``relay pub``, ``sub``, ``push``, ``call``, ``serve`` and ``presence`` do, on the asyncio client."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import signal
 import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import to_builtins
 
 from relay.cli.exits import FAILED, INTERRUPTED, USAGE, exit_status, show_error
 from relay.client.aio import Client, ClientOptions, connect
@@ -155,7 +158,7 @@ def _print_event(event: Event, as_json: bool) -> None:
         "codec": event.codec, "value": value, "metadata": event.metadata,
     }  # fmt: skip
     sender = event.sender_user or event.sender_session[-8:] or "server"
-    if event.kind in ("joined", "left"):
+    if event.kind in ("joined", "left", "occupied", "vacated"):
         line = event.kind
     _print(as_json, found, f"{event.name}  <{sender}>  {line}")
 
@@ -368,6 +371,37 @@ async def _read(stream: asyncio.StreamReader | None) -> bytes:
     return b"".join(parts)
 
 
+async def _presence(client: Client, options: Options) -> int:
+    channel, as_json = options["channel"], options["as_json"]
+    if not channel:
+        found = await client.online(options["of"])
+        line = f"here, {_count(found.sessions, 'session')}"
+        if not found.online:
+            line = f"last seen {_time(found.last_seen)}" if found.last_seen else "never seen"
+        _print(
+            as_json, {
+                "user": options["of"], "online": found.online, "sessions": found.sessions, "last_seen": found.last_seen,
+            }, line,
+        )  # fmt: skip
+        return 0
+    members = await client.presence(channel, count_only=options["count_only"])
+    if options["count_only"]:
+        _print(as_json, {"channel": channel, "count": members.count}, str(members.count))
+        return 0
+    for member in members.members:
+        words = [member.user or "(nobody)", member.device, member.role, f"since {_time(member.since)}", member.session]
+        if member.info is not None:
+            words.append(json.dumps(member.info, ensure_ascii=False))
+        _print(as_json, to_builtins(member), "  ".join(filter(None, words)))
+    if members.count > len(members.members) and not as_json:
+        print(f"relay: {members.count} in all", file=sys.stderr)
+    return 0
+
+
+def _time(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000).astimezone().isoformat(" ", "seconds")
+
+
 _COMMANDS: Final[dict[str, Callable[[Client, Options], Awaitable[int]]]] = {
-    "pub": _pub, "sub": _sub, "push": _push, "call": _call, "serve": _serve,
+    "pub": _pub, "sub": _sub, "push": _push, "call": _call, "serve": _serve, "presence": _presence,
 }  # fmt: skip

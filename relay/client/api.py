@@ -83,8 +83,9 @@ class Client:
         """Subscribe to a channel or a pattern. Await the result for the server's confirmation; iterate over it with
         ``async for``, or give a ``callback``.
 
-        ``presence``: also ``joined`` and ``left``. ``role``, ``info``: shown to other members. ``on_end(error)``: the
-        subscription is over, with an error when a new session did not get it again.
+        ``presence``: also ``joined`` and ``left``, for a pattern ``occupied`` and ``vacated``. ``$user.NAME`` with
+        ``presence`` watches a user, who is here from ``occupied`` to ``vacated``. ``role``, ``info``: shown to other
+        members. ``on_end(error)``: the subscription is over, with an error when a new session did not get it again.
         """
         check_pattern(pattern)
         subscription = Subscription(self._driver, pattern, callback, on_end)
@@ -96,14 +97,19 @@ class Client:
             raise
         return subscription
 
-    async def presence(self, channel: str, *, timeout_s: float | None = None) -> handshake.Members:
-        """Who is in ``channel``."""
+    async def presence(
+        self, channel: str, *, count_only: bool = False, timeout_s: float | None = None
+    ) -> handshake.Members:
+        """Who is in ``channel``; ``count_only``: only how many."""
         check_name(channel)
-        reply = await self._ask(Message(kinds.PRESENCE, channel), timeout_s, again=True)
+        message = Message(kinds.PRESENCE, channel)
+        if count_only:
+            message = handshake.write(kinds.PRESENCE, handshake.PresenceOptions(count_only), name=channel)
+        reply = await self._ask(message, timeout_s, again=True)
         return handshake.read(reply, handshake.Members)
 
     async def online(self, user: str, *, timeout_s: float | None = None) -> handshake.UserPresence:
-        """Whether ``user`` is here, with how many sessions."""
+        """Whether ``user`` is here, with how many sessions, and when last (``last_seen``)."""
         message = Message(kinds.PRESENCE, fields={kinds.USER: user})
         return handshake.read(await self._ask(message, timeout_s, again=True), handshake.UserPresence)
 

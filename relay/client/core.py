@@ -65,6 +65,8 @@ class Core:
             kinds.EVENT: self._event,
             kinds.JOINED: self._presence,
             kinds.LEFT: self._presence,
+            kinds.OCCUPIED: self._presence,
+            kinds.VACATED: self._presence,
             kinds.REPLY: self.requests.replied,
             kinds.ERROR: self._error,
             kinds.PULL: self.calls.pull,

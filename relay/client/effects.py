@@ -60,7 +60,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Deliver(msgspec.Struct, frozen=True):
-    """An event, joined, left or push for each of ``listeners``; with none, for the client's default callback."""
+    """An event, push or who comes and goes, for each of ``listeners``; with none, for the client's default callback."""
 
     listeners: tuple[Any, ...]
     message: Message

@@ -45,7 +45,7 @@ class Targets(Extras, total=False):
 
 
 class Event:
-    """A message from the server: an event, joined, left, push, pull or reply."""
+    """A message from the server: an event, push, pull or reply, or that somebody comes or goes."""
 
     __slots__ = ("_value", "message")
 
@@ -55,7 +55,7 @@ class Event:
 
     @property
     def kind(self) -> str:
-        """``event``, ``joined``, ``left``, ``push``, ``pull`` or ``reply``."""
+        """``event``, ``joined``, ``left``, ``occupied``, ``vacated``, ``push``, ``pull`` or ``reply``."""
         return kinds.KINDS.get(self.message.kind, str(self.message.kind))
 
     @property

@@ -120,7 +120,7 @@ class Confirmed:
 class Subscription(Inbox, Confirmed):
     """One subscription: await it for the server's confirmation, iterate over it for the events.
 
-    ``members``: who was there, when presence was asked for and it is confirmed.
+    ``members``: who was there, when presence was asked for and it is confirmed. ``user``: likewise of ``$user.NAME``.
     """
 
     def __init__(
@@ -128,6 +128,7 @@ class Subscription(Inbox, Confirmed):
     ) -> None:
         self.name = name
         self.members: tuple[handshake.Member, ...] = ()
+        self.user: handshake.UserPresence | None = None
         self._on_end = on_end
         Confirmed.__init__(self, driver)
         Inbox.__init__(self, driver, callback)
@@ -136,9 +137,12 @@ class Subscription(Inbox, Confirmed):
         """The server has confirmed, and says who is there when it was asked."""
         if message is not None and message.body:
             try:
-                self.members = handshake.read(message, _SubscribeReply).presence
+                if self.name.startswith("$user."):
+                    self.user = handshake.read(message, handshake.UserPresence)
+                else:
+                    self.members = handshake.read(message, _SubscribeReply).presence
             except BadBody as error:
-                self._driver.callbacks.report(f"{self!r}: the list of members", error)
+                self._driver.callbacks.report(f"{self!r}: who is there", error)
         Confirmed.succeed(self, message)
 
     def fail(self, error: RelayError) -> None:

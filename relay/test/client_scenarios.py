@@ -23,6 +23,7 @@ from relay.errors import (
     Unauthenticated,
 )
 from relay.wire import kinds
+from relay.wire.handshake import Members, UserPresence
 
 
 class Shell(Protocol):
@@ -144,6 +145,26 @@ async def callbacks(shell: Shell) -> None:
         await client.publish("c", number)
     await done
     Check.equal((plain, slow), ([0, 1, 2], [0, 1, 2]))
+
+
+@Scenarios.add
+async def presence(shell: Shell) -> None:
+    """The first and the last member of channels through a pattern; counts alone; a user who is watched."""
+    ann = await shell.connect(shell.url(), user="ann")
+    rooms = await ann.subscribe("hall.*", presence=True)
+    watched = await ann.subscribe("$user.eve", presence=True)
+    Check.equal(watched.user, UserPresence(False, 0, 0))
+    eve = await shell.connect(shell.url("ws", "json"), user="eve")
+    there = await eve.subscribe("hall.1", info={"mood": "fine"})
+    Check.equal([(await first(rooms)).kind for _ in range(2)], ["occupied", "joined"])
+    Check.equal(await ann.presence("hall.1", count_only=True), Members(1))
+    Check.equal((await ann.presence("hall.1")).members[0].info, {"mood": "fine"})
+    Check.equal(await ann.online("eve"), UserPresence(True, 1))
+    await there.unsubscribe()
+    Check.equal([(await first(rooms)).kind for _ in range(2)], ["left", "vacated"])
+    await eve.close()
+    Check.equal([((event := await first(watched)).kind, event.name) for _ in range(2)],
+                [("occupied", "$user.eve"), ("vacated", "$user.eve")])  # fmt: skip
 
 
 @Scenarios.add

@@ -114,6 +114,10 @@ class Talking(SynchronousTestCase):
         self.loop.run(self.python.push("dm", {"text": "for bob only", "to": "bob"}, user="bob"))
         bob.wait(lambda: bob.said() == ["for python only", "for bob only"])
 
+        ann.one('[data-talk="user:bob"]').click()
+        ann.wait(lambda: ann.texts("#title .state") == ["here"])
+        ann.one('[data-talk="channel:lobby"]').click()
+
         bob.one('[data-talk="channel:lobby"]').click()
         self.loop.begin(self.network.away(AWAY_S))
         bob.wait(lambda: "lost" in bob.one("#status").text)
@@ -129,6 +133,9 @@ class Talking(SynchronousTestCase):
 
         bob.one("#show-frames").click()
         self.assertTrue(any('"resumed":true' in frame for frame in bob.texts("#frames li")))
+        bob.one("#sign-out").click()
+        ann.one('[data-talk="user:bob"]').click()
+        ann.wait(lambda: ann.texts("#title .state")[0].startswith("last seen"))
         self.assertEqual(ann.complaints(), [])
         folder = os.environ.get("RELAY_SCREENSHOTS")
         if folder:

@@ -200,6 +200,32 @@ class CommandTests(unittest.TestCase):
         err = await self.output("push", "note.x", "hi", "--to", "nobody", status=1)
         self.assertIn("relay: ", err)
 
+    async def test_presence(self) -> None:
+        """Who is in a channel, with what they tell of themselves; how many; whether a user is here."""
+        sub = self.command("sub", "room.1", user="bob")
+        await sub.said(b"listening as bob")
+        out = await self.output("presence", "room.1", user="ann")
+        self.assertRegex(out, r"^bob  since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S+  \S+\n$")
+        (member,) = [json.loads(line) for line in (await self.output("presence", "room.1", "--json")).splitlines()]
+        self.assertEqual(member["user"], "bob")
+        self.assertEqual(await self.output("presence", "room.1", "--count"), "1\n")
+        self.assertEqual(await self.output("presence", "--of", "bob"), "here, 1 session\n")
+        self.assertEqual(await self.output("presence", "--of", "eve"), "never seen\n")
+        found = json.loads(await self.output("presence", "--of", "eve", "--json"))
+        self.assertEqual(found, {"user": "eve", "online": False, "sessions": 0, "last_seen": 0})
+        await self.output("presence", "room.1", "--of", "bob", status=2)
+        await self.output("presence", status=2)
+
+    async def test_presence_events(self) -> None:
+        """sub --presence shows who comes and goes."""
+        sub = self.command("sub", "room.*", "--presence", "--count", "4")
+        await sub.said(b"listening")
+        other = self.command("sub", "room.1", "--count", "1", user="bob")
+        await other.said(b"listening")
+        await self.output("pub", "room.1", "x", user="bob")
+        self.assertEqual(await sub.ended, 0)
+        self.assertEqual([line.split()[-1] for line in sub.out.decode().splitlines()][:2], ["occupied", "joined"])
+
     async def test_exit_statuses(self) -> None:
         """2 usage, 3 cannot connect, 4 refused, 5 timed out, 1 else: each with one clear line."""
         for words, user, status, text in (

@@ -308,7 +308,7 @@ class SubscriptionTests(unittest.TestCase):
         self.assertEqual((sorted(listeners), body), (["a", "b", "c", "d"], b"x"))
 
     def test_presence_is_asked_for_when_one_wants_it(self) -> None:
-        """A listener that wants presence changes the shared options, and gets joined and left alone."""
+        """A listener that wants presence changes the shared options, and gets joined, left and the like alone."""
         bench = Bench().start()
         bench.join("c", "plain", role="r")
         bench.reply(bench.last(kinds.SUBSCRIBE))
@@ -316,8 +316,9 @@ class SubscriptionTests(unittest.TestCase):
         self.assertEqual(bench.last(kinds.SUBSCRIBE).body, b'{"presence":true,"role":"r"}')
         bench.reply(bench.last(kinds.SUBSCRIBE), {"presence": [{"session": "s9"}]})
         self.assertIn(b"s9", bench.result("curious").body)
-        bench.say(Message(kinds.JOINED, "c"), Message(kinds.LEFT, "c"))
-        self.assertEqual([listeners for listeners, _ in bench.delivered()], [("curious",)] * 2)
+        told = (kinds.JOINED, kinds.LEFT, kinds.OCCUPIED, kinds.VACATED)
+        bench.say(*(Message(kind, "c") for kind in told))
+        self.assertEqual([listeners for listeners, _ in bench.delivered()], [("curious",)] * 4)
 
     def test_a_refusal_reaches_its_listener_alone(self) -> None:
         """Options that are refused leave the subscription of the others as it was."""

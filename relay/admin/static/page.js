@@ -32,11 +32,37 @@ function talkOf(kind, name) {
 function show(talk) {
   current = talk;
   talk.unread = 0;
-  $("title").textContent = talk.kind === "channel" ? `# ${talk.name}` : `@ ${talk.name}`;
+  title();
+  if (talk.kind === "user") watch(talk);
   $("messages").replaceChildren(...talk.messages.map(line));
   $("messages").scrollTop = $("messages").scrollHeight;
   $("text").focus();
   lists();
+}
+
+function title() {
+  const state = current.state ? element("span", current.state, "state") : "";
+  $("title").replaceChildren(current.kind === "channel" ? `# ${current.name}` : `@ ${current.name}`, state);
+}
+
+/** Whether the other one is here, and when last; where that may not be known, nothing is shown. */
+async function watch(talk) {
+  if (talk.watched) return;
+  talk.watched = true;
+  const set = ({ online, last_seen }) => {
+    talk.state = online ? "here" : last_seen ? `last seen ${new Date(last_seen).toLocaleString()}` : "not seen yet";
+    if (talk === current) title();
+  };
+  try {
+    const { user } = await relay.subscribe(`$user.${talk.name}`, null, {
+      onOccupied: () => set({ online: true }),
+      onVacated: () => set({ last_seen: Date.now() }),
+    });
+    set(user);
+    relay.addEventListener("reset", async () => set(await relay.presence({ user: talk.name })));
+  } catch (error) {
+    if (error.code !== 21) note(error.message, true);
+  }
 }
 
 function line(message) {
@@ -100,8 +126,8 @@ function lists() {
 function present(member, here) {
   const user = member.user || member.session;
   const sessions = people.get(user) ?? new Set();
-  if (here) sessions.add(member.session);
-  else sessions.delete(member.session);
+  if (here) sessions.add(member.id ?? member.session);
+  else sessions.delete(member.id ?? member.session);
   if (sessions.size) people.set(user, sessions);
   else people.delete(user);
   lists();

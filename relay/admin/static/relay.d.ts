@@ -68,6 +68,15 @@ export interface Member {
   role?: string;
   info?: Value;
   since?: number;
+  /** What joined, left and lists have in common; absent where it is the session. */
+  id?: string;
+}
+
+export interface UserState {
+  online: boolean;
+  sessions: number;
+  /** Unix time in ms; 0 for who is here, or was never. */
+  last_seen: number;
 }
 
 export interface SubscribeOptions {
@@ -76,10 +85,16 @@ export interface SubscribeOptions {
   info?: Value;
   onJoined?(member: Member, channel: string): void;
   onLeft?(member: Member, channel: string): void;
+  /** The first member of a channel that the pattern matches; or, of `$user.NAME`, the user is here. */
+  onOccupied?(channel: string): void;
+  /** The last member is gone; or the user. */
+  onVacated?(channel: string): void;
 }
 
 export interface Subscription {
   members: Member[];
+  /** Of `$user.NAME`. */
+  user?: UserState;
   unsubscribe(): Promise<void>;
 }
 
@@ -139,8 +154,8 @@ export class Client extends EventTarget {
   register(name: string, handler: (value: Value, call: Call) => Value | Promise<Value>,
     options?: { policy?: Policy; weight?: number }): Promise<{ unregister(): Promise<void> }>;
   onPush(name: string, handler: (event: Incoming) => void | Promise<void>): void;
-  presence(channel: string): Promise<{ count: number; members: Member[] }>;
-  presence(of: { user: string }): Promise<{ online: boolean; sessions: number }>;
+  presence(channel: string, options?: { countOnly?: boolean }): Promise<{ count: number; members: Member[] }>;
+  presence(of: { user: string }): Promise<UserState>;
   bind(to: { token: string } | { user: string } | Record<string, never>): Promise<{ user: string }>;
   refresh(token: string): Promise<{ expires_in_ms: number | null }>;
   close(): void;

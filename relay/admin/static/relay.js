@@ -276,18 +276,20 @@ export class Client extends EventTarget {
     return { reached: reply.reached ?? 0, offset: reply.offset, epoch: reply.epoch };
   }
 
-  /** Calls `callback(event)` for each publication; `onJoined`, `onLeft` with `presence`. */
-  async subscribe(pattern, callback, { presence = false, role, info, onJoined, onLeft } = {}) {
+  /** Calls `callback(event)` for each publication; with `presence` `onJoined(member, channel)` and `onLeft`, and for
+   * patterns `onOccupied(channel)` and `onVacated`: these also tell of a user, as `$user.NAME`. */
+  async subscribe(pattern, callback, { presence = false, role, info, onJoined, onLeft, onOccupied, onVacated } = {}) {
     let entry = this.subscriptions.get(pattern);
     const fresh = !entry;
     if (fresh) this.subscriptions.set(pattern, (entry = { callbacks: new Set(), options: {} }));
-    const own = { callback, onJoined, onLeft };
+    const own = { callback, onJoined, onLeft, onOccupied, onVacated };
     entry.callbacks.add(own);
     entry.options = { presence: presence || entry.options.presence, role, info };
     try {
       const reply = await this._request({ kind: "subscribe", name: pattern, body: entry.options });
       return {
         members: reply.body?.presence ?? [],
+        user: pattern.startsWith("$user.") ? reply.body : undefined,
         unsubscribe: async () => {
           entry.callbacks.delete(own);
           if (entry.callbacks.size === 0 && this.subscriptions.get(pattern) === entry) {
@@ -338,9 +340,10 @@ export class Client extends EventTarget {
     this.pushes.set(name, handler);
   }
 
-  /** Who is in a channel: `{count, members}`; or with `{user}`: `{online, sessions}`. */
-  async presence(of) {
+  /** Who is in a channel: `{count, members}`; or with `{user}`: `{online, sessions, last_seen}`. */
+  async presence(of, { countOnly = false } = {}) {
     const target = typeof of === "string" ? { name: of } : { user: of.user };
+    if (countOnly) target.body = { count_only: true };
     return (await this._request({ kind: "presence", ...target })).body;
   }
 
@@ -598,6 +601,20 @@ export class Client extends EventTarget {
 
   _on_left(message) {
     this._present("onLeft", message);
+  }
+
+  _on_occupied(message) {
+    this._occupy("onOccupied", message);
+  }
+
+  _on_vacated(message) {
+    this._occupy("onVacated", message);
+  }
+
+  _occupy(which, message) {
+    for (const [pattern, entry] of this.subscriptions) {
+      if (matches(pattern, message.name)) for (const own of entry.callbacks) own[which]?.(message.name);
+    }
   }
 
   _present(which, message) {
