@@ -6,16 +6,20 @@ import hashlib
 import hmac
 import itertools
 import json
+import re
+from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from twisted.internet.error import ConnectionRefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
+import relay
 from relay.admin.metrics import NodeCollector
 from relay.bridges.webhooks import REFUSALS_MAX, Webhooks, signature
 from relay.config import Config
 from relay.config_check import problems
+from relay.config_load import load
 from relay.config_webhooks import OCCURRENCES, Webhook
 from relay.core.occurrences import Occurrence
 from relay.parts import Parts
@@ -23,6 +27,8 @@ from relay.test.core_fixture import Core
 from relay.test.fakes_app import FakeAgent
 from relay.test.webhook_fixture import SECRET, memory, webhook
 from relay.wire import kinds
+
+DOCS = Path(relay.__file__).parent.parent / "docs"
 
 
 class TellingTests(SynchronousTestCase):
@@ -263,6 +269,18 @@ class ConfigurationTests(SynchronousTestCase):
         found = problems(Config(webhooks=(webhook(), webhook(realm="other"))))
         self.assertEqual(len(found), 1, found)
         self.assertEqual(problems(Config(webhooks=(webhook(), webhook(name="x")))), [])
+
+    def test_documented(self):
+        """The examples of ``docs/presence.md`` are configurations without a mistake."""
+        text = (DOCS / "presence.md").read_text("utf-8")
+        examples = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+        self.assertEqual(len(examples), 2)
+        for number, example in enumerate(examples):
+            file = Path(self.mktemp())
+            file = file.with_name(f"{file.name}-{number}.yaml")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(example)
+            self.assertEqual(problems(load(str(file), {"RELAY_WEBHOOK_SECRET": SECRET})), [])
 
     def test_in_a_node(self):
         """A node tells its webhooks what happens; without any, nothing is listened for; a reload changes that."""
