@@ -1,7 +1,7 @@
 """The configuration: frozen, validated structs with every default and every limit, units in the names.
 
 Only values live here and in the modules beside it: ``relay.config_types`` has the types, ``relay.config_auth``,
-``relay.config_history``, ``relay.config_store`` and ``relay.config_webhooks`` the sections of those names. Reading
+``relay.config_history``, ``relay.config_kcp``, ``relay.config_store`` and ``relay.config_webhooks`` the sections of those names. Reading
 files and the environment, secrets by reference and the sentences for mistakes are ``relay.config_load``'s, checks
 across settings ``relay.config_check``'s; the page ``docs/configuration.md`` and the JSON Schema are made from these
 structs.
@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from relay.config_auth import Auth
 from relay.config_history import ChannelHistory, HistoryLimits
+from relay.config_kcp import Kcp
 from relay.config_store import Store
 from relay.config_types import NAME_BYTES_MAX, Count, Name, Positive, PositiveSeconds, Seconds, Section, Text
 from relay.config_webhooks import Webhook
@@ -97,9 +98,12 @@ class Listener(Section, frozen=True, kw_only=True):
         Text,
         Meta(
             description="a Twisted endpoint string: `tcp:8000:interface=127.0.0.1`, `tcp6:8000`, "
-            "`unix:/run/relay.sock`, `systemd:domain=INET:index=0`"
+            "`unix:/run/relay.sock`, `systemd:domain=INET:index=0`; for datagrams `udp:HOST:PORT`"
         ),
     ]
+    transport: Annotated[
+        Literal["stream", "kcp"], Meta(description="what carries the protocols; all but `stream` need a `udp:` address")
+    ] = "stream"
     protocols: Annotated[
         tuple[Literal["relay", "http", "websocket"], ...],
         Meta(
@@ -115,6 +119,7 @@ class Listener(Section, frozen=True, kw_only=True):
     ] = None
     websocket: WebSocket = WebSocket()
     http: Http = Http()
+    kcp: Annotated[Kcp | None, Meta(description="options of `transport: kcp`, which needs this section")] = None
     proxy_protocol: Annotated[
         bool, Meta(description="connections begin with a PROXY protocol header, version 1 or 2")
     ] = False

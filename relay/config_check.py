@@ -26,6 +26,8 @@ from relay.config_mistakes import nearest
 from relay.core.auth.authentication import Authentication
 from relay.core.limits import is_loopback
 from relay.errors import BadName, ConfigError
+from relay.protocols.datagrams import datagram_address
+from relay.protocols.kcp_endpoint import cipher_for, options_of
 from relay.protocols.listen import endpoint_words
 from relay.protocols.tls import context_of
 from relay.wire.names import check_name, check_pattern
@@ -62,7 +64,7 @@ class Endpoint:
     @property
     def local(self) -> bool:
         """Whether only this machine reaches it."""
-        if self.kind in ("tcp", "tcp6"):
+        if self.kind in ("tcp", "tcp6", "udp"):
             return self.interface == "localhost" or (self.interface != "" and is_loopback(self.interface))
         return self.kind == "unix"
 
@@ -77,6 +79,9 @@ def problems(config: Config) -> list[str]:
 
 def endpoint(address: str) -> Endpoint:
     """The parts of a listener's address. Raises ``ConfigError`` that says what is wrong with it."""
+    if address.startswith("udp:"):
+        host, port = datagram_address(address)
+        return Endpoint("udp", {"port": str(port), "interface": "" if host in ("0.0.0.0", "::") else host})
     kind, *rest = [re.sub(r"\\(.)", r"\1", each) for each in endpoint_words(address)]
     names = ENDPOINT_OPTIONS.get(kind)
     if names is None:
@@ -150,14 +155,18 @@ def _listeners(config: Config) -> Iterator[str]:
         except ConfigError as error:
             yield f"{path}.address: {error}"
             continue
-        if found.kind in ("tcp", "tcp6") and found.options["port"] != "0":
+        if found.kind in ("tcp", "tcp6", "udp") and found.options["port"] != "0":
             place = (found.kind, found.options["port"], found.interface)
             first = places.setdefault(place, index)
             if first != index:
                 yield f"{path}.address: {listener.address} is the address of listeners[{first}] too"
-        if listener.reuse_port and found.kind not in ("tcp", "tcp6"):
-            yield f"{path}.reuse_port: it is for tcp and tcp6, the address is {listener.address}"
+        if listener.reuse_port and found.kind not in ("tcp", "tcp6", "udp"):
+            yield f"{path}.reuse_port: it is for tcp, tcp6 and udp, the address is {listener.address}"
+        if (listener.transport == "stream") is (found.kind == "udp"):
+            wanted = "udp:HOST:PORT" if found.kind != "udp" else "one for streams, such as tcp:8000"
+            yield f"{path}.address: transport {listener.transport} needs {wanted}, the address is {listener.address}"
         yield from _spoken(listener, path)
+        yield from _carried(listener, path)
 
 
 def _spoken(listener: Listener, path: str) -> Iterator[str]:
@@ -184,6 +193,25 @@ def _spoken(listener: Listener, path: str) -> Iterator[str]:
                 ipaddress.ip_network(network, strict=False)
             except ValueError:
                 yield f"{path}.{name}[{index}]: expected a network such as 10.0.0.0/8 or ::1/128, got {network!r}"
+
+
+def _carried(listener: Listener, path: str) -> Iterator[str]:
+    """What KCP carries, and what it needs."""
+    if listener.transport != "kcp":
+        if listener.kcp is not None:
+            yield f"{path}.kcp: has no effect without {path}.transport: kcp"
+        return
+    if listener.kcp is None:
+        yield f"{path}.kcp: transport kcp needs this section, with a key or a cipher that has none"
+    else:
+        yield from _raised(f"{path}.kcp", options_of, listener.kcp)
+        yield from _raised(f"{path}.kcp", cipher_for, listener.kcp)
+    if listener.protocols != ("relay",):
+        yield f"{path}.protocols: kcp carries relay"
+    if listener.tls is not None:
+        yield f"{path}.tls: it is for streams; kcp has ciphers of its own"
+    if listener.proxy_protocol:
+        yield f"{path}.proxy_protocol: it is for streams"
 
 
 def _anonymous(config: Config) -> Iterator[str]:

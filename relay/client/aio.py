@@ -10,14 +10,16 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable, Coroutine
+import socket
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 from relay.client.api import Client, open_client
 from relay.client.line import Line
-from relay.client.options import ClientOptions, TlsFiles
+from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, KcpSettings, TlsFiles
 from relay.client.plan import Address
 from relay.client.runtime import Runtime, Task, Waiter
+from relay.errors import ConfigError
 
 __all__ = ["Client", "ClientOptions", "connect"]
 
@@ -27,7 +29,8 @@ log = logging.getLogger("relay.client")
 async def connect(*urls: str, **settings: Any) -> Client:  # Any: the keyword arguments of open_client
     """A client connected to one of ``urls``; keywords, callbacks and errors: :func:`relay.client.api.open_client`."""
     options = settings.get("options") or ClientOptions()
-    return await open_client(AsyncioRuntime(asyncio.get_running_loop(), options.tls), random.random, urls, **settings)
+    runtime = AsyncioRuntime(asyncio.get_running_loop(), options.tls, options.kcp)
+    return await open_client(runtime, random.random, urls, **settings)
 
 
 class _FutureWaiter(asyncio.Future[Any]):
@@ -93,12 +96,49 @@ class _LineProtocol(asyncio.Protocol):
         self._line.writable(True)
 
 
+class _KcpProtocol(asyncio.DatagramProtocol):
+    """One KCP connection's socket."""
+
+    def __init__(self, runtime: AsyncioRuntime, settings: KcpSettings, line: Line) -> None:
+        self._line = line
+        self._transport: asyncio.DatagramTransport | None = None
+        from relay.client.kcp import KcpConnection  # imports cryptography: only for who needs it
+
+        self._connection = KcpConnection(settings, runtime, line, self._send, self._shut)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """``asyncio.DatagramProtocol``."""
+        self._transport = cast(asyncio.DatagramTransport, transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER_BYTES)
+        self._line.opened(self._connection)
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        """``asyncio.DatagramProtocol``."""
+        self._connection.datagram(data)
+
+    def error_received(self, exc: Exception) -> None:
+        """``asyncio.DatagramProtocol``."""
+        self._connection.refused(_reason(exc))
+
+    def _send(self, datagrams: Sequence[bytes]) -> None:
+        assert self._transport is not None
+        for datagram in datagrams:
+            self._transport.sendto(datagram)
+
+    def _shut(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
 class AsyncioRuntime:
     """``relay.client.runtime.Runtime`` on one asyncio event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tls: TlsFiles) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, tls: TlsFiles, kcp: KcpSettings = KcpSettings()  # noqa: B008 - frozen
+    ) -> None:
         self._loop = loop
         self._tls = tls
+        self._kcp = kcp
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
 
     def now(self) -> float:
@@ -137,11 +177,18 @@ class AsyncioRuntime:
             if address.scheme == "unix":
                 await self._loop.create_unix_connection(lambda: _LineProtocol(line), address.path)
                 return
+            if address.scheme == "kcp":
+                await self._loop.create_datagram_endpoint(
+                    lambda: _KcpProtocol(self, self._kcp, line), remote_addr=(address.host, address.port)
+                )
+                return
             context = tls_context(self._tls) if address.tls else None
             name = (self._tls.server_name or address.host) if address.tls else None
             await self._loop.create_connection(
                 lambda: _LineProtocol(line), address.host, address.port, ssl=context, server_hostname=name
             )
+        except ConfigError as error:
+            line.lost(str(error))
         except OSError as error:  # also ssl.SSLError and name resolution
             line.lost(_reason(error))
 

@@ -9,6 +9,9 @@ import msgspec
 
 from relay.errors import ConfigError
 
+DATAGRAM_BUFFER_BYTES = 4_194_304
+"""Wished for the kernel's buffer of a UDP socket: a window of datagrams arrives at once."""
+
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who the client says it is; all of it optional.
@@ -43,6 +46,16 @@ class SecureChannel(msgspec.Struct, frozen=True, kw_only=True):
 
     private: bytes = b""
     known: MutableMapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class KcpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """For ``kcp:``, the same as on the server: ``cipher`` and ``key`` (a pass phrase, or ``hex:`` and 64 digits) have
+    to be; ``profile`` is ``default``, ``game`` or ``bulk``; ``mtu`` in bytes."""
+
+    cipher: str = "aes-256-gcm"
+    key: str = ""
+    profile: str = "default"
+    mtu: int = 1400
 
 
 class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +102,7 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Transfer filters that this client undoes: what it may be sent without the server undoing them."""
     tls: TlsFiles = TlsFiles()
     secure: SecureChannel = msgspec.field(default_factory=SecureChannel)
+    kcp: KcpSettings = KcpSettings()
 
     def __post_init__(self) -> None:
         for name in ("connect_timeout_s", "backoff_s_min", "backoff_s_max", "request_timeout_s"):

@@ -1,6 +1,7 @@
 """Where to connect next and when: addresses in turn, back-off with full jitter.
 
-    tcp://HOST:PORT   tls://HOST:PORT   unix:PATH   ws://HOST[:PORT]/PATH   wss://HOST[:PORT]/PATH   [?form=json]
+    tcp://HOST:PORT   tls://HOST:PORT   unix:PATH   kcp://HOST:PORT
+    ws://HOST[:PORT]/PATH   wss://HOST[:PORT]/PATH   [?form=json]
     tcp://HOST:PORT?key=SHA256:…      the secure channel (docs/secure.md), to the server that has this key
     tcp://HOST:PORT?key=first-use     likewise; the server's key is taken at first use and compared ever after
 
@@ -22,7 +23,7 @@ import msgspec
 from relay.client.options import ClientOptions
 from relay.errors import ConfigError
 
-DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "udp": 8000, "ws": 80, "wss": 443}
+DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "udp": 8000, "kcp": 8000, "ws": 80, "wss": 443}
 SECURE = frozenset({"tls", "wss", "unix"})
 FORMS = ("binary", "json")
 FIRST_USE = "first-use"
@@ -83,7 +84,7 @@ def parse(url: str) -> Address:
             raise ConfigError(f"{url}: the path of the socket is missing")
         return Address("unix", "", 0, path, form, key)
     if parts.scheme not in DEFAULT_PORTS:
-        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, ws:// or wss://")
+        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, kcp://, ws:// or wss://")
     try:
         port = parts.port
     except ValueError:

@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Coroutine, Generator
+import socket
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import endpoints, ssl
+from twisted.internet.address import IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.error import CannotListenError, DNSLookupError
+from twisted.internet.interfaces import IConsumer, IPushProducer, IResolutionReceiver, ITransport
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.client.api import Client, open_client
 from relay.client.line import Line
-from relay.client.options import ClientOptions, TlsFiles
+from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, KcpSettings, TlsFiles
 from relay.client.plan import Address
 from relay.client.runtime import Runtime, Task, Waiter
+from relay.errors import ConfigError
 
 __all__ = ["Client", "ClientOptions", "connect"]
 
@@ -39,7 +43,7 @@ CONNECT_TIMEOUT_S = 600
 async def connect(reactor: Any, *urls: str, **settings: Any) -> Client:  # Any: several interfaces; open_client's
     """A client connected to one of ``urls``; keywords, callbacks and errors: :func:`relay.client.api.open_client`."""
     options = settings.get("options") or ClientOptions()
-    return await open_client(TwistedRuntime(reactor, options.tls), random.random, urls, **settings)
+    return await open_client(TwistedRuntime(reactor, options.tls, options.kcp), random.random, urls, **settings)
 
 
 class _DeferredWaiter:
@@ -119,12 +123,75 @@ class _Closable:
         abort()
 
 
+class _KcpProtocol(DatagramProtocol):
+    """One KCP connection's socket."""
+
+    def __init__(self, runtime: TwistedRuntime, settings: KcpSettings, line: Line, host: str, port: int) -> None:
+        self._line = line
+        self._place = host, port
+        from relay.client.kcp import KcpConnection  # imports cryptography: only for who needs it
+
+        self._connection = KcpConnection(settings, runtime, line, self._send, self._shut)
+
+    def startProtocol(self) -> None:
+        """The socket is there."""
+        transport: Any = self.transport  # Any: IUDPTransport, set by Twisted
+        transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER_BYTES)
+        transport.connect(*self._place)
+        self._line.opened(self._connection)
+
+    def datagramReceived(self, datagram: bytes, addr: object) -> None:
+        """One came."""
+        self._connection.datagram(datagram)
+
+    def connectionRefused(self) -> None:
+        """Nobody listens there."""
+        self._connection.refused("Connection was refused by other side")
+
+    def _send(self, datagrams: Sequence[bytes]) -> None:
+        transport: Any = self.transport  # Any: as above
+        for datagram in datagrams:
+            transport.write(datagram)
+
+    def _shut(self) -> None:
+        transport: Any = self.transport  # Any: as above
+        if transport is not None:
+            transport.stopListening()
+
+
+@implementer(IResolutionReceiver)
+class _FirstAddress:
+    """``first`` fires with the first address of a name, or fails with ``DNSLookupError``."""
+
+    def __init__(self) -> None:
+        self.first: Deferred[Any] = Deferred()
+
+    def resolutionBegan(self, resolutionInProgress: object) -> None:  # noqa: N802, N803 - Twisted's names
+        """It runs."""
+
+    def addressResolved(self, address: object) -> None:  # noqa: N802 - Twisted's name
+        """One was found."""
+        if not self.first.called:
+            self.first.callback(address)
+
+    def resolutionComplete(self) -> None:  # noqa: N802 - Twisted's name
+        """No more will be."""
+        if not self.first.called:
+            self.first.errback(DNSLookupError("no address was found"))
+
+
 class TwistedRuntime:
     """``relay.client.runtime.Runtime`` on one reactor."""
 
-    def __init__(self, reactor: Any, tls: TlsFiles) -> None:  # Any: IReactorTime, IReactorTCP, IReactorUNIX …
+    def __init__(
+        self,
+        reactor: Any,  # Any: IReactorTime, IReactorTCP, IReactorUNIX …
+        tls: TlsFiles,
+        kcp: KcpSettings = KcpSettings(),  # noqa: B008 - frozen
+    ) -> None:
         self._reactor = reactor
         self._tls = tls
+        self._kcp = kcp
 
     def now(self) -> float:
         """The reactor's clock."""
@@ -158,6 +225,8 @@ class TwistedRuntime:
 
     def open(self, address: Address, line: Line) -> Task:
         """Connect by an endpoint."""
+        if address.scheme == "kcp":
+            return self.spawn(self._open_kcp(address, line))
         try:
             endpoint = self._endpoint(address)
         except OSError as error:  # a certificate that cannot be read
@@ -165,6 +234,18 @@ class TwistedRuntime:
         deferred: Deferred[Any] = endpoint.connect(Factory.forProtocol(lambda: _LineProtocol(line)))
         deferred.addErrback(lambda failure: line.lost(failure.getErrorMessage()))
         return deferred
+
+    async def _open_kcp(self, address: Address, line: Line) -> None:
+        try:
+            found = _FirstAddress()
+            self._reactor.nameResolver.resolveHostName(
+                found, address.host, address.port, transportSemantics="DATAGRAM"
+            )
+            place = await found.first
+            made = _KcpProtocol(self, self._kcp, line, place.host, place.port)
+            self._reactor.listenUDP(0, made, interface="::" if isinstance(place, IPv6Address) else "")
+        except (ConfigError, DNSLookupError, CannotListenError) as error:
+            line.lost(str(error))
 
     async def _refuse(self, line: Line, reason: str) -> None:
         line.lost(reason)

@@ -173,7 +173,10 @@ class Arrival:
 
     @property
     def label(self) -> str:
-        """The label of a stream transport."""
+        """The label of the transport."""
+        carrier = self.entrance.listener.transport
+        if carrier != "stream":
+            return carrier
         return "secure" if self.channel else "tls" if self.secure else "unix" if self.unix else "tcp"
 
 

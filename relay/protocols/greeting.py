@@ -83,27 +83,8 @@ class GreetingFactory:
         rate = self.entrance.limits.accepts_per_s_max
         self._pace = TokenBucket(rate, rate, self.entrance.clock.seconds())
 
-    # --- IProtocolFactory -------------------------------------------------------------------------------------------
-
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
-        """The first object of a connection from ``addr``; None closes it at once."""
-        entrance = self.entrance
-        host = host_of(addr)
-        if not self._admits(host):
-            entrance.refused += 1
-            return None
-        # Behind a proxy the address is the proxy's until its header has come.
-        entrance.arrive("" if entrance.listener.proxy_protocol else host)
-        arrival = Arrival(entrance, addr, host, unix=isinstance(addr, UNIXAddress))
-        return ProxyHeader(arrival, Greeting) if entrance.listener.proxy_protocol else Greeting(arrival)
-
-    def doStart(self) -> None:
-        """A port listens."""
-
-    def doStop(self) -> None:
-        """A port does not listen any more."""
-
-    def _admits(self, host: str) -> bool:
+    def admits(self, host: str) -> bool:
+        """Whether one more connection may come from ``host``, which counts as one of this second."""
         entrance = self.entrance
         if not self.accepting or entrance.open >= entrance.limits.connections_max:
             return False
@@ -121,3 +102,23 @@ class GreetingFactory:
         except Exception:  # noqa: BLE001 - logged; our mistake, or a plugin's, must not reach the reactor
             log.failure("the gate met an error")
             return False
+
+    # --- IProtocolFactory -------------------------------------------------------------------------------------------
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
+        """The first object of a connection from ``addr``; None closes it at once."""
+        entrance = self.entrance
+        host = host_of(addr)
+        if not self.admits(host):
+            entrance.refused += 1
+            return None
+        # Behind a proxy the address is the proxy's until its header has come.
+        entrance.arrive("" if entrance.listener.proxy_protocol else host)
+        arrival = Arrival(entrance, addr, host, unix=isinstance(addr, UNIXAddress))
+        return ProxyHeader(arrival, Greeting) if entrance.listener.proxy_protocol else Greeting(arrival)
+
+    def doStart(self) -> None:
+        """A port listens."""
+
+    def doStop(self) -> None:
+        """A port does not listen any more."""

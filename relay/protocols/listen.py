@@ -2,7 +2,8 @@
 
 The address is a Twisted endpoint string (``tcp:``, ``tcp6:``, ``unix:``, ``systemd:``); ``backlog`` is added to it
 where it is not given, ``mode=660`` to Unix sockets. With ``reuse_port`` the socket is made here, because SO_REUSEPORT
-has to be set before it is bound, and the reactor adopts it.
+has to be set before it is bound, and the reactor adopts it. ``udp:HOST:PORT`` is for transports over datagrams, each
+of which comes as an endpoint, too.
 
 A Unix socket file that nobody listens on (its node was killed) is removed; one that somebody listens on is "in use".
 """
@@ -34,13 +35,14 @@ from relay.interfaces import IGate
 from relay.protocols.entrance import Entrance
 from relay.protocols.greeting import GreetingFactory
 from relay.protocols.http import PageFactory
+from relay.protocols.kcp_endpoint import KcpEndpoint
 from relay.protocols.tls import TlsContexts
 from relay.protocols.websocket import OpeningFactory
 
 log = Logger()
 
 SOCKET_MODE: Final = "660"
-FIXED: Final = ("address", "backlog", "reuse_port", "proxy_protocol")
+FIXED: Final = ("address", "transport", "backlog", "reuse_port", "proxy_protocol", "kcp")
 """What of a listener cannot change while its socket is open."""
 
 
@@ -244,6 +246,12 @@ class ListenerService(Service):
 
     def _endpoint(self) -> IStreamServerEndpoint:
         listener = self.entrance.listener
+        if listener.transport == "kcp":
+            assert listener.kcp is not None
+            datagrams: IStreamServerEndpoint = KcpEndpoint(
+                self._reactor, listener.kcp, listener.address, listener.reuse_port
+            )
+            return datagrams
         if listener.reuse_port:
             made = shared_socket(listener)
             try:

@@ -157,7 +157,7 @@ class ListenerTests(SynchronousTestCase):
         """Only ports are shared."""
         self.assertEqual(
             self.one(address="unix:a", reuse_port=True),
-            ["listeners[0].reuse_port: it is for tcp and tcp6, the address is unix:a"],
+            ["listeners[0].reuse_port: it is for tcp, tcp6 and udp, the address is unix:a"],
         )
 
     def test_certificates(self):

@@ -60,6 +60,11 @@ class Segment:
         self.sends = 0
 
 
+def conv_of(payload: bytes, at: int = 0) -> int:
+    """The conversation of the segment at ``at``, where there are four bytes."""
+    return int.from_bytes(payload[at : at + 4], "little")
+
+
 def first_of(payload: bytes) -> tuple[int, int, int, int] | None:
     """conv, cmd, sn and una of the first segment of a payload that is whole from end to end; None when it is not.
 

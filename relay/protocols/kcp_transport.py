@@ -1,0 +1,423 @@
+"""A KCP session, and a smux stream inside of one, as transports: what relay's stream protocol runs over.
+
+    datagrams ─▶ KcpPort ─▶ KcpTransport ─▶ Greeting ─▶ Stream                 one session, one connection
+                                  └──▶ Carrier (smux) ─▶ SmuxTransport ─▶ Greeting ─▶ Stream       many
+
+KCP says nothing at its end: a session ends when what waits is acknowledged after ``loseConnection``, when the link is
+dead, when nothing comes for the idle time-out, or at once by ``abortConnection``. smux streams end by FIN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet import error
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relay.errors import RemoteProtocolError
+from relay.wire.kcp import smux
+from relay.wire.kcp.session import KcpSession
+
+if TYPE_CHECKING:
+    from relay.protocols.kcp import KcpPort
+
+log = Logger()
+
+SMUX_HELD_BYTES_MAX: Final = 4_194_304
+"""Of all streams of a session, delivered to nobody yet: reading the session stops (version 1's only flow control)."""
+STREAM_WAITING_BYTES_MAX: Final = 262_144
+"""Of one stream, waiting for its window or for KCP: its producer pauses."""
+
+DONE: Final = Failure(error.ConnectionDone())
+ABORTED: Final = Failure(error.ConnectionAborted())
+
+
+class KcpTransport:
+    """One session. ``place``: where the peer is now; ``address``: where it was at first.
+
+    ``due``: the slot of the port's timer wheel that it stands in, 0 for none. ``unproven``: until the peer has shown
+    that it receives at its address, at most three times what came from there is sent to it.
+    """
+
+    __slots__ = (
+        "_closing", "_paused", "_port", "_producer", "address", "budget", "due", "heard_at", "marked", "nodelay",
+        "place", "protocol", "session", "unproven",
+    )  # fmt: skip
+
+    def __init__(self, port: KcpPort, session: KcpSession, address: IAddress, place: Any, now: int) -> None:
+        self.session = session
+        self.address = address
+        self.place = place
+        self.protocol: IProtocol | None = None
+        self.due = 0
+        self.heard_at = now
+        self.marked = False
+        self.unproven = True
+        self.budget = 0
+        self.nodelay = port.nodelay
+        self._port = port
+        self._producer: Any = None  # Any: an IPushProducer
+        self._paused = False  # our reading
+        self._closing = False
+
+    # --- the port -------------------------------------------------------------------------------------------------
+
+    def deliver(self) -> None:
+        """Give what has arrived to the protocol."""
+        if self._paused or self.protocol is None:
+            return
+        data = self.session.receive()
+        if data is not None:
+            self.protocol.dataReceived(data)
+
+    def settle(self) -> None:
+        """After acknowledgements: let the producer go on, or the close be complete."""
+        queued = self.session.kcp.queued_bytes
+        if self._closing:
+            if not queued:
+                self.lost(DONE)
+        elif self._producer is not None and self._producer_waits() and queued <= self._port.low_bytes:
+            self._port.full.discard(self)
+            self._producer.resumeProducing()
+
+    def lost(self, reason: Failure) -> None:
+        """The session is over; does nothing the second time."""
+        if self.protocol is None:
+            return
+        protocol, self.protocol = self.protocol, None
+        self._port.forget(self)
+        producer, self._producer = self._producer, None
+        try:
+            if producer is not None:
+                producer.stopProducing()
+            protocol.connectionLost(reason)
+        except Exception:  # noqa: BLE001 - logged; our mistake must not reach the reactor
+            log.failure("the end of a KCP session met an error")
+
+    def _producer_waits(self) -> bool:
+        return self in self._port.full
+
+    # --- ITransport, IConsumer, IPushProducer ---------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Queue ``data``; it leaves at the end of the turn when something came in this turn, else now."""
+        if self.protocol is None or self._closing:
+            return
+        session = self.session
+        session.send(data)
+        port = self._port
+        if not self.marked:
+            port.send(self)
+        if self._producer is not None and session.kcp.queued_bytes > port.high_bytes and self not in port.full:
+            port.full.add(self)
+            self._producer.pauseProducing()
+
+    def writeSequence(self, pieces: list[bytes]) -> None:
+        """Write all."""
+        self.write(b"".join(pieces))
+
+    def loseConnection(self) -> None:
+        """End once everything is acknowledged; nothing more is delivered."""
+        if self._closing or self.protocol is None:
+            return
+        self._closing = True
+        self._port.full.discard(self)
+        if not self.session.kcp.queued_bytes:
+            # Not from inside the call of a protocol.
+            self._port.soon(self.settle)
+
+    def abortConnection(self) -> None:
+        """End now."""
+        self._closing = True
+        self._port.soon(self._abort)
+
+    def _abort(self) -> None:
+        self.lost(ABORTED)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # Any: an IPushProducer
+        """``producer`` is told when more than the window waits."""
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        """Tell nobody."""
+        self._producer = None
+        self._port.full.discard(self)
+
+    def pauseProducing(self) -> None:
+        """Deliver nothing more: the receive window closes."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Deliver again."""
+        if self._paused and self.protocol is not None:
+            self._paused = False
+            self._port.soon(self._resume)
+
+    def _resume(self) -> None:
+        if not self._paused:
+            self.deliver()
+            if self.protocol is not None:
+                self._port.send(self)  # tells the window
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Call ``function`` when what runs now has returned."""
+        self._port.soon(function)
+
+    def getPeer(self) -> IAddress:
+        """Where the session began."""
+        return self.address
+
+    def getHost(self) -> IAddress:
+        """Where the port is."""
+        return self._port.getHost()
+
+
+@implementer(IProtocol)
+class Carrier:
+    """smux in a session: a transport for each stream. ``build(address)`` gives its protocol, None refuses it."""
+
+    __slots__ = ("_address", "_build", "_marked", "_over", "machine", "silent", "streams", "transport")
+
+    def __init__(self, version: int, address: IAddress, build: Callable[[IAddress], IProtocol | None]) -> None:
+        self.machine = smux.Smux(False, version)
+        self.streams: dict[int, SmuxTransport] = {}
+        self.transport: Any = None  # Any: a KcpTransport
+        self.silent = 0
+        self._address = address
+        self._build = build
+        self._over: Callable[[], object] | None = None
+        self._marked = False
+
+    def over(self, function: Callable[[], object]) -> None:
+        """``function`` is called when the session ends."""
+        self._over = function
+
+    def beat(self, alive_every: int, silent_max: int) -> None:
+        """Called by the port at its sweeps: a sign of life every ``alive_every`` of them, the end after
+        ``silent_max`` without one from the peer."""
+        self.silent = 0 if self.machine.heard else self.silent + 1
+        self.machine.heard = False
+        if self.silent >= silent_max:
+            self.transport.abortConnection()
+        elif self.silent % alive_every == 0:
+            self.machine.keep_alive()
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what the machine wants to send to the session."""
+        machine = self.machine
+        if machine.output and self.transport is not None:
+            output, machine.output = machine.output, []
+            self.transport.write(b"".join(output))
+
+    def held(self) -> None:
+        """Stop or go on reading the session by what its streams hold."""
+        if self.transport is not None:
+            if self.machine.held_bytes > SMUX_HELD_BYTES_MAX:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    # --- IProtocol ------------------------------------------------------------------------------------------------
+
+    def makeConnection(self, transport: Any) -> None:  # Any: a KcpTransport
+        """The session is there."""
+        self.transport = transport
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        """Streams are told when the session is full."""
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Frames to the streams; what is no smux ends the session."""
+        machine = self.machine
+        try:
+            events = machine.input(data)
+        except RemoteProtocolError:
+            self.transport.abortConnection()
+            return
+        for what, sid, piece in events:
+            stream = self.streams.get(sid)
+            if what == smux.OPENED:
+                self._open(sid)
+            elif stream is None:
+                if what == smux.DATA:
+                    machine.consumed(sid, len(piece))
+            elif what == smux.DATA:
+                stream.received(piece)
+            elif what == smux.ENDED:
+                stream.ended()
+            else:
+                stream.writable()
+        self.held()
+        self.flush()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """All streams end with it."""
+        self.transport = None
+        for stream in list(self.streams.values()):
+            stream.lost(reason)
+        if self._over is not None:
+            self._over()
+
+    def _open(self, sid: int) -> None:
+        protocol = self._build(self._address)
+        if protocol is None:
+            self.machine.reset(sid)
+            return
+        stream = self.streams[sid] = SmuxTransport(self, sid, protocol)
+        protocol.makeConnection(stream)  # type: ignore[arg-type]  # what is used of ITransport is there
+
+    # --- IPushProducer: the session calls these -------------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """The session is full."""
+        for stream in list(self.streams.values()):
+            stream.pause(True)
+
+    def resumeProducing(self) -> None:
+        """It takes more."""
+        for stream in list(self.streams.values()):
+            stream.pause(False)
+
+    def stopProducing(self) -> None:
+        """The session ends; ``connectionLost`` follows."""
+
+
+class SmuxTransport:
+    """One stream."""
+
+    __slots__ = ("_carrier", "_closing", "_held", "_paused", "_producer", "_reasons", "_sid", "nodelay", "protocol")
+
+    def __init__(self, carrier: Carrier, sid: int, protocol: IProtocol) -> None:
+        self.protocol: IProtocol | None = protocol
+        self.nodelay = carrier.transport.nodelay
+        self._carrier = carrier
+        self._sid = sid
+        self._producer: Any = None  # Any: an IPushProducer
+        self._reasons: frozenset[str] = frozenset()  # why the producer is paused
+        self._paused = False  # our reading
+        self._held: list[bytes] = []
+        self._closing = False
+
+    # --- the carrier ----------------------------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Data of the peer; kept while reading is paused."""
+        if self._paused:
+            self._held.append(data)
+            return
+        self._carrier.machine.consumed(self._sid, len(data))
+        if self.protocol is not None:
+            self.protocol.dataReceived(data)
+
+    def ended(self) -> None:
+        """The peer ends its direction: relay's protocols have no half-open connections, so ours ends too."""
+        self._carrier.machine.finish(self._sid)
+        self.lost(DONE)
+
+    def writable(self) -> None:
+        """The window took what waited."""
+        self._pause("window", False)
+        if self._closing:
+            self._carrier.machine.finish(self._sid)
+
+    def pause(self, yes: bool) -> None:
+        """The session is full, or not."""
+        self._pause("session", yes)
+
+    def lost(self, reason: Failure) -> None:
+        """The stream is over; does nothing the second time."""
+        protocol, self.protocol = self.protocol, None
+        if protocol is None:
+            return
+        carrier = self._carrier
+        carrier.streams.pop(self._sid, None)
+        held, self._held = self._held, []
+        carrier.machine.consumed(self._sid, sum(map(len, held)))
+        producer, self._producer = self._producer, None
+        try:
+            if producer is not None:
+                producer.stopProducing()
+            protocol.connectionLost(reason)
+        except Exception:  # noqa: BLE001 - logged; our mistake must not reach the other streams
+            log.failure("the end of a smux stream met an error")
+
+    def _pause(self, why: str, yes: bool) -> None:
+        before = bool(self._reasons)
+        self._reasons = self._reasons | {why} if yes else self._reasons - {why}
+        if self._producer is not None and bool(self._reasons) != before:
+            if yes:
+                self._producer.pauseProducing()
+            else:
+                self._producer.resumeProducing()
+
+    # --- ITransport, IConsumer, IPushProducer ---------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send, as much as the window lets."""
+        if self.protocol is None or self._closing:
+            return
+        waiting = self._carrier.machine.send(self._sid, data)
+        self._carrier.flush()
+        if waiting > STREAM_WAITING_BYTES_MAX:
+            self._pause("window", True)
+
+    def loseWriteConnection(self) -> None:
+        """FIN after what waits."""
+        self._closing = True
+        self._carrier.machine.finish(self._sid)
+        self._carrier.flush()
+
+    def loseConnection(self) -> None:
+        """FIN, and nothing more is delivered; the end comes when the peer ends, or the owner aborts."""
+        self.loseWriteConnection()
+
+    def abortConnection(self) -> None:
+        """Forget the stream now."""
+        self._closing = True
+        session = self._carrier.transport
+        if session is not None:
+            session.soon(self._abort)
+
+    def _abort(self) -> None:
+        self._carrier.machine.reset(self._sid)
+        self.lost(ABORTED)
+        self._carrier.flush()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # Any: an IPushProducer
+        """``producer`` is told when its stream or the session is full."""
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        """Tell nobody."""
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        """Keep what comes, within the stream's window."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Deliver again, what was kept first."""
+        if self._paused:
+            self._paused = False
+            session = self._carrier.transport
+            if session is not None:
+                session.soon(self._resume)
+
+    def _resume(self) -> None:
+        held, self._held = self._held, []
+        for piece in held:
+            self.received(piece)
+        self._carrier.held()
+        self._carrier.flush()
+
+    def getPeer(self) -> IAddress:
+        """Where the session began."""
+        peer: IAddress = self._carrier.transport.getPeer()
+        return peer
