@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from relay.client.options import KcpSettings
 from relay.client.runtime import Runtime, Task
 from relay.errors import ConfigError
 from relay.wire.kcp.ciphers import KEYLESS, DatagramCipher, cipher_of, key_of
-from relay.wire.kcp.options import PROFILES, KcpOptions
+from relay.wire.kcp.options import KcpOptions, options_for
 from relay.wire.kcp.session import KcpSession
 
 if TYPE_CHECKING:
@@ -30,9 +28,7 @@ RESEND_S_MIN: Final = 0.005
 
 def options_of(settings: KcpSettings) -> KcpOptions:
     """The options of a session. Raises ``ConfigError``."""
-    if settings.profile not in PROFILES:
-        raise ConfigError(f"kcp: there is no profile {settings.profile!r}; there are {', '.join(PROFILES)}")
-    return msgspec.structs.replace(PROFILES[settings.profile], mtu=settings.mtu)
+    return options_for(settings.profile, settings.error_correction, settings.mtu)
 
 
 def cipher_for(settings: KcpSettings) -> DatagramCipher:

@@ -55,6 +55,8 @@ class KcpSettings(msgspec.Struct, frozen=True, kw_only=True):
     cipher: str = "aes-256-gcm"
     key: str = ""
     profile: str = "default"
+    error_correction: str = "profile"
+    """Or ``off``, or data and parity packets of a group, such as ``10/3``."""
     mtu: int = 1400
 
 

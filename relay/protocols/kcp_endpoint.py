@@ -17,22 +17,17 @@ from relay.protocols.datagrams import DatagramSocket, bound_socket
 from relay.protocols.greeting import GreetingFactory
 from relay.protocols.kcp import KcpPort
 from relay.wire.kcp.ciphers import KEYLESS, DatagramCipher, cipher_of, key_of
-from relay.wire.kcp.options import PROFILES, KcpOptions
+from relay.wire.kcp.options import KcpOptions, options_for
 
 
 def options_of(settings: Kcp) -> KcpOptions:
     """The options of sessions: the profile, and what the configuration says otherwise. Raises ``ConfigError``."""
-    found = PROFILES[settings.profile]
-    changed: dict[str, int] = {"mtu": settings.mtu}
+    changed: dict[str, int] = {}
     if settings.window:
         changed |= {"send_window": settings.window, "receive_window": settings.window}
     if settings.rate_bytes_max:
         changed["rate_bytes_max"] = settings.rate_bytes_max
-    if settings.error_correction == "off":
-        changed |= {"data_shards": 0, "parity_shards": 0}
-    elif settings.error_correction != "profile":
-        data, _, parity = settings.error_correction.partition("/")
-        changed |= {"data_shards": int(data), "parity_shards": int(parity)}
+    found = options_for(settings.profile, settings.error_correction, settings.mtu)
     return msgspec.structs.replace(found, **changed)
 
 

@@ -73,6 +73,21 @@ class KcpOptions(msgspec.Struct, frozen=True, kw_only=True):
         return left
 
 
+def options_for(profile: str, error_correction: str, mtu: int) -> KcpOptions:
+    """The options of a profile, with ``error_correction`` ``profile``, ``off`` or ``K/M``. Raises ``ConfigError``."""
+    if profile not in PROFILES:
+        raise ConfigError(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
+    changed = {"mtu": mtu}
+    if error_correction == "off":
+        changed |= {"data_shards": 0, "parity_shards": 0}
+    elif error_correction != "profile":
+        data, slash, parity = error_correction.partition("/")
+        if not (slash and data.isdecimal() and parity.isdecimal()):
+            raise ConfigError(f"error correction: expected profile, off or K/M, got {error_correction!r}")
+        changed |= {"data_shards": int(data), "parity_shards": int(parity)}
+    return msgspec.structs.replace(PROFILES[profile], **changed)
+
+
 PROFILES: Final = {
     "game": KcpOptions(
         nodelay=True, interval_ms=10, resend=2, nc=True, send_window=256, receive_window=256, data_shards=2,
