@@ -163,7 +163,7 @@ def our_client(row: Row, port: int, total: int) -> bool:
     """relay's client to a server on loopback."""
 
     async def run() -> bool:
-        line = EchoLine(total, row.smux, 3)
+        line = EchoLine(total, row.smux, 3, half_close=row.peer != "kcptun")
         return await echoed(port, KcpSettings(**row.settings), line, row.loss, TIMEOUT_S)
 
     return asyncio.run(run())

@@ -3,8 +3,8 @@
     python -m relay.test.kcp_peer '[{"settings": {"cipher": "null"}, "serve": "echo", "loss": 0}, …]' [--reactor epoll]
 
 starts one port for each and prints their numbers as a JSON list; it serves until its standard input ends. ``serve`` is
-``echo``, ``sink`` (counts; prints bytes and processor time once a second of traffic is over) or ``flood`` (sends without
-end to whoever says something). The ports are the product's ``KcpPort`` behind a factory whose protocols are plain.
+``echo``, ``sink`` (counts; prints bytes and processor time once a second) or ``flood`` (sends without end to whoever
+says something). The ports are the product's ``KcpPort`` behind a factory whose protocols are plain.
 """
 
 from __future__ import annotations
@@ -224,9 +224,11 @@ def main(arguments: list[str]) -> None:
 
 class EchoLine:
     """A ``relay.client.line.Line`` that sends ``total`` bytes, on ``streams`` of smux ``version`` if there are any, and
-    compares what comes back. ``done``: whether it was the same."""
+    compares what comes back. ``done``: whether it was the same. ``half_close``: each stream's direction is ended after
+    its data (smux before 1.5.5x takes that for the end of both)."""
 
-    def __init__(self, total: int, version: int = 0, streams: int = 1) -> None:
+    def __init__(self, total: int, version: int = 0, streams: int = 1, half_close: bool = True) -> None:
+        self.half_close = half_close
         self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.sent = random.Random(total).randbytes(total)
         self.got: dict[int, bytearray] = {}
@@ -245,7 +247,8 @@ class EchoLine:
             sid = self.mux.open()
             self.got[sid] = bytearray()
             self.mux.send(sid, self.sent)
-            self.mux.finish(sid)
+            if self.half_close:
+                self.mux.finish(sid)
         self.flush()
 
     def flush(self) -> None:

@@ -28,6 +28,7 @@ from relay.wire.kcp.segment import (
     ASK,
     DATAGRAM_BYTES_MAX,
     FRAGMENTS_MAX,
+    HALF,
     HEADER,
     HEADER_BYTES,
     MASK,
@@ -62,7 +63,7 @@ _unpack = HEADER.unpack_from
 class Kcp:
     """One side of one conversation; see the module.
 
-    ``dead``: a segment was sent ``dead_after`` times in vain. ``proven``: the peer echoed a time stamp that only who
+    ``dead``: a segment had ``dead_after`` time-outs. ``proven``: the peer echoed a time stamp that only who
     receives at its address can know. ``queued_bytes``: handed to ``send`` and not acknowledged.
     """
 
@@ -164,7 +165,6 @@ class Kcp:
             self._pace_bytes = budget
         conv, una, ts = self.conv, self.expected & MASK, now & MASK
         for segment in due:
-            segment.sends += 1
             segment.ts = ts
             segment.resend_at = now + segment.rto
             data = segment.data
@@ -321,7 +321,10 @@ class Kcp:
             for sn, segment in in_flight.items():
                 if sn >= acked:
                     break
-                segment.fast += 1
+                # What was sent before it was sent again says nothing about whether that arrived.
+                passed = (ts - segment.ts) & MASK
+                if passed < HALF and (passed or not segment.again):
+                    segment.fast += 1
             self._fast = True
         rtt = (now - ts) & MASK
         if regular and rtt <= RTO_MS_MAX:
@@ -420,12 +423,14 @@ class Kcp:
             else:
                 segment.rto = min(RTO_MS_MAX, segment.rto + (self._rto // 2 if options.nodelay else self._rto))
                 lost = lost or segment.sn >= self._recover
+                segment.late += 1
+                if segment.late >= options.dead_after:
+                    self.dead = True
             segment.fast = 0
+            segment.again = True
             due.append(segment)
             budget -= len(segment.data) + HEADER_BYTES
             first = min(first, now + segment.rto)
-            if segment.sends >= options.dead_after:
-                self.dead = True
         self._fast = held
         self._resend_at = first
         self.resent += len(due)

@@ -33,7 +33,7 @@ class KcpOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     ``mtu``: bytes of a datagram, everything of KCP included. ``rate_bytes_max``: pacing cap in bytes a second, 0: none.
     ``resend``: fast retransmission after so many later acks, 0: never. ``smux``: version of the multiplexing inside, 0:
-    none. ``dead_after``: transmissions of one segment after which the link is dead.
+    none. ``dead_after``: time-outs of one segment after which the link is dead.
     """
 
     nodelay: bool = False
@@ -91,7 +91,7 @@ def options_for(profile: str, error_correction: str, mtu: int) -> KcpOptions:
 PROFILES: Final = {
     "game": KcpOptions(
         nodelay=True, interval_ms=10, resend=2, nc=True, send_window=256, receive_window=256, data_shards=2,
-        parity_shards=1, rate_bytes_max=4_000_000,
+        parity_shards=1, rate_bytes_max=4_000_000, dead_after=40,
     ),
     "default": KcpOptions(),
     "bulk": KcpOptions(send_window=1024, receive_window=1024),

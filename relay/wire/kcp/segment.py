@@ -45,9 +45,10 @@ def near(wire: int, reference: int) -> int:
 
 
 class Segment:
-    """One segment that was sent and is not acknowledged. Times are milliseconds; ``fast``: acks that went past it."""
+    """One segment that was sent and is not acknowledged. Times are milliseconds; ``fast``: acks that went past
+    it since it was sent last; ``again``: whether it was sent more than once; ``late``: time-outs that it had."""
 
-    __slots__ = ("data", "fast", "frg", "resend_at", "rto", "sends", "sn", "ts")
+    __slots__ = ("again", "data", "fast", "frg", "late", "resend_at", "rto", "sn", "ts")
 
     def __init__(self, sn: int, frg: int, data: bytes) -> None:
         self.sn = sn
@@ -57,7 +58,8 @@ class Segment:
         self.rto = 0
         self.resend_at = 0
         self.fast = 0
-        self.sends = 0
+        self.again = False
+        self.late = 0
 
 
 def conv_of(payload: bytes, at: int = 0) -> int:
