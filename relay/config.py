@@ -1,10 +1,10 @@
 """The configuration: frozen, validated structs with every default and every limit, units in the names.
 
 Only values live here and in the modules beside it: ``relay.config_types`` has the types, ``relay.config_auth``,
-``relay.config_history``, ``relay.config_kcp``, ``relay.config_store`` and ``relay.config_webhooks`` the sections of those names. Reading
-files and the environment, secrets by reference and the sentences for mistakes are ``relay.config_load``'s, checks
-across settings ``relay.config_check``'s; the page ``docs/configuration.md`` and the JSON Schema are made from these
-structs.
+``relay.config_history``, ``relay.config_kcp``, ``relay.config_store`` and ``relay.config_webhooks`` the sections of
+those names. Reading files and the environment, secrets by reference and the sentences for mistakes are
+``relay.config_load``'s, checks across settings ``relay.config_check``'s; the page ``docs/configuration.md`` and the
+JSON Schema are made from these structs.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ from twisted.internet.protocol import Protocol
 from relay.client.aio import AsyncioRuntime
 from relay.client.kcp import KcpConnection
 from relay.client.options import DATAGRAM_BUFFER_BYTES, KcpSettings, TlsFiles
-from relay.config import Kcp, Limits, Listener, Slow, Timing
+from relay.config import Limits, Listener, Slow, Timing
+from relay.config_kcp import Kcp
 from relay.core.outbox import Flusher
 from relay.core.wheel import Wheel
 from relay.protocols.datagrams import Address, DatagramSocket, bound_socket
