@@ -28,7 +28,8 @@ class Weather:
 
 
 class Pair:
-    """``left`` and ``right`` with their network; time is ``now``. ``at_step(pair)`` runs once a millisecond."""
+    """``left`` and ``right`` with their network; time is ``now``. ``at_step(pair)`` runs at each step: at every
+    millisecond when ``steady``, else whenever something happens."""
 
     def __init__(
         self, options: KcpOptions, weather: Weather, seed: int, cipher: str = "null", other: KcpOptions | None = None
@@ -40,20 +41,28 @@ class Pair:
         self.right = KcpSession(7, other or options, made, self.random.randbytes)
         self.now = 0
         self.datagrams = 0
+        self.steady = False
         self.at_step: Callable[[Pair], None] | None = None
         self._way: list[tuple[int, int, KcpSession, bytes]] = []
 
     def step(self) -> None:
-        """One millisecond: each side sends what is due, and gets what has arrived."""
+        """One step: each side sends what is due, and gets what has arrived."""
         if self.at_step is not None:
             self.at_step(self)
         for sender, receiver in ((self.left, self.right), (self.right, self.left)):
             for datagram in sender.flush(self.now):
                 self._send(receiver, datagram)
-        self.now += 1
+        self.now = self.now + 1 if self.steady else self._next()
         while self._way and self._way[0][0] <= self.now:
             _, _, receiver, datagram = heapq.heappop(self._way)
             receiver.receive_datagram(datagram, self.now)
+
+    def _next(self) -> int:
+        """When something happens next: something arrives, or a timer is due."""
+        due = [each for each in (self.left.next_timer(), self.right.next_timer()) if each is not None]
+        if self._way:
+            due.append(self._way[0][0])
+        return max(self.now + 1, min(due, default=0))
 
     def run(self, until: Callable[[], bool], within_ms: int) -> bool:
         """Step until it is so; False when it takes longer."""
