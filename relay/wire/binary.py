@@ -20,6 +20,8 @@ from relay.errors import BadBody, BadName, FrameTooLarge, RelayError, RemoteProt
 from relay.wire import kinds
 from relay.wire.kinds import CRITICAL_FIELD, CRITICAL_FLAGS, FIELDS, FILTERS_MAX, OUTCOMES, PREFACE, REFUSE
 from relay.wire.message import Fields, Message, Sender
+from relay.wire.plain import frame as compiled_frame
+from relay.wire.plain import take as compiled_take
 
 HEADER_BYTES: Final = 12
 LENGTH_BYTES: Final = 4
@@ -233,11 +235,16 @@ def encode_frame(message: Message) -> bytes:
 
 def encode_stream(message: Message) -> bytes:
     """``message`` as one frame with its length before it; raises as ``encode_frame``."""
+    plain = message.fields is None and message.sender is None
+    if plain and compiled_frame is not None:
+        frame = compiled_frame(message.kind, message.codec, message.flags, message.seq, message.name, message.body)
+        if frame is not None:
+            return frame
     try:
         name = message.name.encode()
         body = message.body
         size = len(name)
-        if message.fields is None and message.sender is None:
+        if plain:
             # Fast path; and one pack for length and header, as two cost 100 ns more.
             header = _STREAM.pack(
                 HEADER_BYTES + size + len(body), message.kind, message.codec, message.flags, message.seq, size, 0, 0
@@ -337,6 +344,11 @@ class BinaryDecoder:
         size = len(data)
         header_max = size - _STREAM_BYTES
         length_max = self.frame_bytes_max
+        if compiled_take is not None:
+            at = compiled_take(data, at, length_max, Message, messages)
+            if at == size:
+                return at
+        # From here on: without compiled code all frames, with it those from the first on that is not plain.
         unpack, append = _STREAM.unpack_from, messages.append
         while at <= header_max:
             length, kind, codec, flags, seq, name_bytes, _, field_bytes = unpack(data, at)
