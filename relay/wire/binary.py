@@ -308,20 +308,24 @@ class BinaryDecoder:
 
     def receive(self, data: bytes) -> list[Message]:
         """The messages that ``data`` completes, in order; see ``relay.wire.contracts.Dialect``."""
+        messages: list[Message] = []
+        at = 0
         if self._held:
             self._held += data
             if len(self._held) < self._need:
-                return []
+                return messages
             data = bytes(self._held)
             self._held = bytearray()
-        messages: list[Message] = []
+        if compiled_take is not None and not self._preface:
+            # Fast path: whole and plain frames. What is left is looked at below, from the first of the others on.
+            at = compiled_take(data, 0, self.frame_bytes_max, Message, messages)
+            if at == len(data):
+                return messages
         try:
-            if not self._preface:
-                at = self._parse(data, 0, messages)
-            else:
+            if self._preface:
                 at = self._skip_preface(data)
-                if not self._preface:
-                    at = self._parse(data, at, messages)
+            if not self._preface:
+                at = self._parse(data, at, messages)
         except RemoteProtocolError as error:
             self.failed = error
         else:
@@ -344,11 +348,6 @@ class BinaryDecoder:
         size = len(data)
         header_max = size - _STREAM_BYTES
         length_max = self.frame_bytes_max
-        if compiled_take is not None:
-            at = compiled_take(data, at, length_max, Message, messages)
-            if at == size:
-                return at
-        # From here on: without compiled code all frames, with it those from the first on that is not plain.
         unpack, append = _STREAM.unpack_from, messages.append
         while at <= header_max:
             length, kind, codec, flags, seq, name_bytes, _, field_bytes = unpack(data, at)
@@ -363,6 +362,8 @@ class BinaryDecoder:
                 return at
             if field_bytes or flags > 0xFF:
                 append(decode_frame(data, at + LENGTH_BYTES, end))
+                if compiled_take is not None:
+                    end = compiled_take(data, end, length_max, Message, messages)
             else:
                 # Fast path: no fields and no critical flags, which is most of the traffic.
                 try:
