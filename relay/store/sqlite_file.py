@@ -146,7 +146,7 @@ class StoreFile:
         return connection
 
     def refusal(self, error: sqlite3.Error) -> ConfigError:
-        """What an operator is told about an error at the opening: one line."""
+        """The one line about ``error`` at the start."""
         if is_full(error):
             return ConfigError(f"{self.path}: the disk is full")
         if is_busy(error):

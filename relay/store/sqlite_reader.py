@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.errors import RelayError, Unavailable
+from relay.errors import NotFound, RelayError, Unavailable
 from relay.records import Item, Page, Publication, QueueState, Range
 from relay.store.budget import READ_BYTES_MAX
 from relay.store.sqlite_file import is_busy
@@ -85,11 +85,11 @@ class SqliteReader:
                 retained = Publication(*value) if value is not None else None
             publications: tuple[Publication, ...] = ()
             if wanted.limit > 0:
-                after = wanted.after
+                after = min(wanted.after, _OFFSET_MAX)
                 if wanted.since_ms:
                     after = max(after, self._first_since(realm, channel, first, last, wanted.since_ms) - 1)
                 sql = _PAGE_BACKWARDS if wanted.backwards else _PAGE_FORWARDS
-                before = wanted.before or _OFFSET_MAX
+                before = min(wanted.before or _OFFSET_MAX, _OFFSET_MAX)
                 bytes_max = wanted.bytes_max or READ_BYTES_MAX
                 text, frames = execute(sql, (*live, after, before, wanted.limit, bytes_max)).fetchone()
                 publications = _publications(text, frames)
@@ -164,6 +164,8 @@ class Read:
             if not is_busy(error):
                 raise
             self.fail(Unavailable("the store's file is in use by another program"))
+        except (OverflowError, UnicodeEncodeError) as error:  # what nobody can have stored
+            self.fail(NotFound(f"it cannot be looked for: {error}"))
 
     def fail(self, error: RelayError) -> None:
         """There is no answer."""

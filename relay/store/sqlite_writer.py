@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from relay.config_store import Store
-from relay.errors import Full, Unavailable
+from relay.errors import Full, InternalError, Unavailable
 from relay.store.budget import Budget
 from relay.store.sqlite_channels import ChannelWriter
 from relay.store.sqlite_file import is_busy, is_full
@@ -32,6 +32,9 @@ from relay.store.sqlite_trim import Trimmer
 
 PAGE_SHARE: Final = 4096
 """What a row that changed in some page costs in the log, about: all of the page."""
+
+UNFIT: Final = (OverflowError, UnicodeEncodeError)
+"""Numbers over 63 bits, text that is not Unicode: they should have been refused where they came in."""
 
 _SEEN: Final = Rows(
     "INSERT INTO users VALUES {rows} ON CONFLICT (realm, user) DO UPDATE SET seen_ms = max(seen_ms, excluded.seen_ms)",
@@ -87,7 +90,11 @@ class SqliteWriter:
         Raises ``StoreFailed``; then nobody knows about any of them.
         """
         ops = [op for op in ops if not op.refused]
-        error = self._attempt(ops, "")
+        try:
+            error = self._attempt(ops, "")
+        except UNFIT as what:
+            self._run_each(ops, what)
+            return
         if error is None:
             self.full = ""
         elif is_full(error):
@@ -107,6 +114,16 @@ class SqliteWriter:
                 raise StoreFailed(f"{self._path}: {error}") from error
             for op in ops:
                 op.fail(Unavailable(f"{self._path} is in use by another program"))
+
+    def _run_each(self, ops: Sequence[Op], what: Exception) -> None:
+        """One of ``ops`` holds a number or text that does not go into the file: find it, and do the others."""
+        self._roll_back()
+        if len(ops) > 1:
+            for op in ops:
+                self.run([op])
+            return
+        for op in ops:
+            op.fail(InternalError(f"it cannot be stored: {what}", outcome="not_done"))
 
     def seen(self, batch: Sequence[tuple[str, str, int]]) -> None:
         """As ``IPresence.seen``, in a transaction."""
