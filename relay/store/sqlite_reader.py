@@ -106,6 +106,7 @@ class SqliteReader:
             if row is None or limit <= 0:
                 return []
             number, queue_number, generation, dead_generation = row
+            after = min(after, _OFFSET_MAX)
             if dead:
                 sql, place = _DEAD, (number, queue_number, dead_generation, after, -1)  # the dead do not expire
             else:

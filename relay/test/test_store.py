@@ -10,7 +10,8 @@ from twisted.trial.unittest import TestCase
 from relay.config_store import Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
-from relay.test.store_contract import HistoryContract, PresenceContract, QueueContract
+from relay.test.store_contract import HistoryContract
+from relay.test.store_contract_queues import PresenceContract, QueueContract
 
 TRIMMED_TICKS = 70
 """Enough for what is looked at once in 60."""
@@ -48,6 +49,7 @@ class InFile(TestCase):
         """The store in ``self.path``."""
         store = SqliteStore(self.path, Store(**settings), lambda: self.now_ms, os.urandom, on_fatal=self.fail)
         store.open()
+        store.writer._connection.execute("PRAGMA synchronous = OFF")  # what is waited for here is no disk
         self.addCleanup(store.stop)
         return store
 
