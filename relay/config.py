@@ -17,6 +17,7 @@ from msgspec import Meta
 from relay.config_auth import Auth
 from relay.config_history import ChannelHistory, HistoryLimits
 from relay.config_kcp import Kcp
+from relay.config_queues import PushRule, QueueLimits, QueueRule
 from relay.config_store import Store
 from relay.config_types import NAME_BYTES_MAX, Count, Name, Positive, PositiveSeconds, Seconds, Section, Text
 from relay.config_webhooks import Webhook
@@ -303,6 +304,9 @@ class Config(Section, frozen=True, kw_only=True):
         ChannelRule(pattern="lobby", history=ChannelHistory()),
     )
     history: HistoryLimits = HistoryLimits()
+    queues: Annotated[tuple[QueueRule, ...], Meta(description="options of queues by name")] = ()
+    pushes: Annotated[tuple[PushRule, ...], Meta(description="options of pushes to users by name")] = ()
+    queue_limits: QueueLimits = QueueLimits()
     store: Store = Store()
     webhooks: Annotated[tuple[Webhook, ...], Meta(description="URLs that are told of sessions, users and members")] = ()
     handlers: Handlers = Handlers()

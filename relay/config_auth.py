@@ -19,12 +19,16 @@ class Permit(Section, frozen=True, kw_only=True):
 
     publish: Annotated[tuple[Name, ...], Meta(description="channels to publish to")] = ()
     subscribe: Annotated[tuple[Name, ...], Meta(description="channels, or patterns of them, to be a member of")] = ()
-    push: Annotated[tuple[Name, ...], Meta(description="users and procedures to push to")] = ()
+    push: Annotated[tuple[Name, ...], Meta(description="users, procedures and queues to push to")] = ()
     call: Annotated[tuple[Name, ...], Meta(description="procedures and users to pull from")] = ()
     register: Annotated[tuple[Name, ...], Meta(description="procedures to provide")] = ()
     broadcast: Annotated[tuple[Name, ...], Meta(description="routes of pushes to all sessions of the realm")] = ()
     presence: Annotated[tuple[Name, ...], Meta(description="channels of which to see who is there")] = ()
     bind: Annotated[tuple[Name, ...], Meta(description="users whose name the session may take")] = ()
+    consume: Annotated[tuple[Name, ...], Meta(description="queues to take messages from; one's own inbox always")] = ()
+    manage: Annotated[
+        tuple[Name, ...], Meta(description="queues to look into, pause, purge and requeue; one's own inbox always")
+    ] = ()
 
 
 EVERYTHING = Permit(
@@ -35,6 +39,8 @@ EVERYTHING = Permit(
     register=("**",),
     presence=("**",),
     broadcast=("**",),
+    consume=("**",),
+    manage=("**",),
 )
 
 

@@ -75,9 +75,12 @@ class Parts:
         self.router = Router(self.hub, random.random, histories)
         self._open_stores(config)
         self.router.presence.users.store = self.stores.presence
+        # Asked for here, so that the store opens with the others.
+        self.queue_store = self.stores.queue_store
         self.sessions = Sessions(self.hub, self.router, self.node_id, prefix, os.urandom)
         self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
         self.access = NodeAccess(self.hub, self.router, self.sessions)
+        self.router.queues.desk.publish = self.access.publish
         self.hub.metrics.hook_seconds, self.hub.metrics.hook_errors = self.hooks.seconds, self.hooks.errors
         self.plugins = load_plugins(config.handlers)
         self.hooks.use(self.plugins)
@@ -169,6 +172,7 @@ class Parts:
         self.stores.start()
         self.threads.start()
         self.hub.wheel.start()
+        self.router.queues.open(self.queue_store)
         self._started = True
         if self.webhooks is not None:
             self.webhooks.startService()
@@ -195,6 +199,7 @@ class Parts:
     def close_stores(self) -> Deferred[None]:
         """The last that happens: what sessions and plugins have stored until their end is written, too."""
         self.router.histories.submit()
+        self.router.queues.desk.flush()
         return self.stores.stop()
 
     def reconfigure(self, config: Config) -> None:
@@ -206,6 +211,7 @@ class Parts:
             entrance.anonymous = _anonymous(config)
         self._use_webhooks(config)
         self.hub.reconfigure(config)
+        self.router.queues.desk.reconfigure()
         self.gate.reconfigured()
 
     # --- seen from outside ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from relay.client.events import Event, Extras, Published, Pushed, Targets, compo
 from relay.client.inbox import Callback, Handler, Pushes, Registration, Replies, Subscription
 from relay.client.options import ClientOptions, Identity
 from relay.client.plan import parse
+from relay.client.queues import QueueCalls
 from relay.client.runtime import Runtime
 from relay.errors import ConfigError, RelayError
 from relay.wire import handshake, kinds
@@ -30,7 +31,7 @@ class _Bound(handshake.BindOptions, frozen=True):
     user: str = ""
 
 
-class Client:
+class Client(QueueCalls):
     """One session with a server, over as many connections as it takes.
 
     ``values``: ``bytes`` travel as raw, ``str`` as text, anything else as JSON, unless ``codec`` names another.
@@ -127,10 +128,13 @@ class Client:
         **targets: Unpack[Targets],
     ) -> Pushed:
         """Tell something to a user, a device of theirs, a session, a procedure's provider or (``all=True``) everybody.
-        ``name`` is the route that the receiver sees."""
+        ``name`` is the route that the receiver sees. With ``level`` 1 or 2 it goes into the user's inbox and this
+        returns when it is stored; 2 needs an ``idempotency_key``, and is sent again by itself when a session was lost
+        before the answer."""
         check_name(name)
-        reply = await self._ask(compose(kinds.PUSH, name, value, dict(targets), codec, flags, filters), timeout_s)
-        return Pushed(reply.get(kinds.ADDRESSED, 0), reply.get(kinds.REACHED, 0))
+        message = compose(kinds.PUSH, name, value, dict(targets), codec, flags, filters)
+        reply = await self._ask(message, timeout_s, again=targets.get("level") == 2)
+        return Pushed(reply.get(kinds.ADDRESSED, 0), reply.get(kinds.REACHED, 0), reply.get(kinds.OFFSET))
 
     def on_push(self, pattern: str, callback: Callback | None = None) -> Pushes:
         """Pushes to this session whose name belongs to ``pattern``: iterate over the result, or give a ``callback``."""

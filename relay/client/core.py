@@ -7,7 +7,8 @@
          ├─ Outbound   queue and window of frames on their way
          ├─ Requests   questions and their answers
          ├─ Interests  subscriptions; registrations
-         └─ Calls      what others ask of this client
+         ├─ Calls      what others ask of this client
+         └─ Consumers  queues that messages are taken from
 
 The shell calls into the parts and then performs what ``take`` returns, when everything is consistent. Time comes in as
 ``now`` (seconds of any clock that does not run backwards), random numbers as a callable. The core calls nothing of the
@@ -22,6 +23,7 @@ from typing import Any
 import msgspec
 
 from relay.client.calls import Calls
+from relay.client.consumers import Consumers
 from relay.client.deadlines import Deadline, Deadlines
 from relay.client.effects import Deliver, Effect, Notice, Reject, Resolve
 from relay.client.interests import registrations, subscriptions
@@ -54,6 +56,7 @@ class Core:
         self.subscriptions = subscriptions(self.requests, self.deadlines, options, self._effects)
         self.registrations = registrations(self.requests, self.deadlines, options, self._effects)
         self.calls = Calls(self.requests, self.registrations, self.deadlines, options, self._effects)
+        self.consumers = Consumers(self.requests, self.deadlines, options, self._effects)
         self.link.upper = self
         self.outbound.too_large = self.requests.refuse
         self.closing = False
@@ -70,7 +73,7 @@ class Core:
             kinds.REPLY: self.requests.replied,
             kinds.ERROR: self._error,
             kinds.PULL: self.calls.pull,
-            kinds.PUSH: self.calls.push,
+            kinds.PUSH: self._push,
             kinds.CANCEL: self.calls.cancel,
             kinds.REFRESH: self._refresh_wanted,
         }
@@ -89,7 +92,7 @@ class Core:
         if self.closing and self.link.state != "closed":
             if not self.outbound.idle:
                 self.link.probe()
-            elif not len(self.requests) and not len(self.calls):
+            elif not len(self.requests) and not len(self.calls) and not self.consumers.busy:
                 self.link.finish()
         taken = self._effects[:]
         self._effects.clear()
@@ -168,6 +171,7 @@ class Core:
         self.closing = True
         self.requests.closed = ConnectionClosed("the client is closing", temporary=False, outcome="not_done")
         self.registrations.release_all(now)
+        self.consumers.release_all(now)
         self._close_deadline = self.deadlines.add(now + self.options.close_timeout_s, self._close_now)
 
     def _close_now(self, now: float) -> None:
@@ -185,6 +189,7 @@ class Core:
         self.subscriptions.renewed(now)
         if not self.closing:
             self.registrations.renewed(now)
+            self.consumers.renewed(now)
         self.requests.again(again, now)
 
     def frame(self, message: Message, now: float) -> None:
@@ -205,11 +210,18 @@ class Core:
         self.requests.close(error)
         self.subscriptions.close(error)
         self.registrations.close(error)
+        self.consumers.close(error)
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
     def _event(self, message: Message, now: float) -> None:
         self._effects.append(Deliver(tuple(self.subscriptions.listeners(message.name)), message))
+
+    def _push(self, message: Message, now: float) -> None:
+        if message.fields is not None and kinds.QUEUE in message.fields:
+            self.consumers.push(message, now)
+        else:
+            self.calls.push(message, now)
 
     def _presence(self, message: Message, now: float) -> None:
         listeners = self.subscriptions.chosen(message.name, lambda options: options.presence)

@@ -42,6 +42,9 @@ class Targets(Extras, total=False):
     provider: str
     node: str
     all: bool
+    queue: str
+    level: int
+    deliver_at: int
 
 
 class Event:
@@ -152,10 +155,12 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class Pushed(msgspec.Struct, frozen=True):
-    """The result of a push: sessions that it was for, and those that it reached."""
+    """The result of a push: sessions that it was for, and those that it reached. ``offset``: its number in the user's
+    inbox or the queue, when it was stored there instead."""
 
     addressed: int
     reached: int
+    offset: int | None = None
 
 
 def encode(value: Any, codec: str | int | None) -> tuple[bytes, int]:  # Any: whatever the codec can carry

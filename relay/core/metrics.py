@@ -30,7 +30,8 @@ class Metrics:
     __slots__ = (
         "accepted", "bytes_in", "bytes_out", "closes", "deadlines", "delivered", "drops", "errors", "frames_in",
         "frames_out", "goodbyes", "handler_calls", "handler_seconds", "held", "hook_errors", "hook_seconds", "lag_s",
-        "lag_s_max", "orphans", "recovered", "refused", "resumed", "sessions_ended", "sessions_started", "webhooks",
+        "lag_s_max", "orphans", "queue_acked", "queue_dead", "queue_delivered", "queue_expired", "queue_put",
+        "queue_returned", "recovered", "refused", "resumed", "sessions_ended", "sessions_started", "webhooks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -59,6 +60,13 @@ class Metrics:
         """Pulls that ran out of time."""
         self.orphans = 0
         """Replies that nobody waited for."""
+        self.queue_put = 0
+        """Messages that queues took; likewise delivered to consumers, acknowledged, returned without success …"""
+        self.queue_delivered = 0
+        self.queue_acked = 0
+        self.queue_returned = 0
+        self.queue_dead = 0
+        self.queue_expired = 0
         self.held = 0
         """Frames that waited behind a hook."""
         self.goodbyes = 0

@@ -24,7 +24,9 @@ from typing import Final, Literal, get_args
 
 from relay.config_auth import Permit
 
-Action = Literal["publish", "subscribe", "push", "call", "register", "broadcast", "presence", "bind"]
+Action = Literal[
+    "publish", "subscribe", "push", "call", "register", "broadcast", "presence", "bind", "consume", "manage"
+]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 # Verdicts kept per action. A session seldom uses more names than this; when it does, the table starts again.

@@ -26,6 +26,7 @@ from relay.core.histories import Histories
 from relay.core.hub import FORWARDED_FLAGS
 from relay.core.presence import Presence
 from relay.core.procedures import Procedures, targets
+from relay.core.queues import Queues
 from relay.core.reading import Reading
 from relay.core.recovery import Turns
 from relay.wire import kinds
@@ -51,6 +52,7 @@ class Router:
         turns = Turns(hub)
         self.channels = Channels(hub, self.presence, self.histories, turns)
         self.procedures = Procedures(hub, random)
+        self.queues = Queues(hub)
         self.held: dict[Session, deque[Message]] = {}
         """Sessions with a suspended hook, and their frames that wait behind it."""
         self.behind = self.histories.behind = Behind(hub, self._goes_on, self.held)
@@ -68,6 +70,7 @@ class Router:
             kinds.PRESENCE: self.presence.ask,
             kinds.REGISTER: self.procedures.register,
             kinds.UNREGISTER: self.procedures.unregister,
+            **dict.fromkeys(self.queues.table, self.queues.handle),
         }
 
     def route(self, session: Session, message: Message, asked: bool = False) -> None:
@@ -232,10 +235,12 @@ class Router:
     # --- push -----------------------------------------------------------------------------------------------------
 
     def push(self, session: Session, message: Message) -> None:
-        """Tell a user, a session, all, or a procedure."""
+        """Tell a user, a session, all, a queue, or a procedure."""
         hub = self._hub
         hub.rule(message.name)
         fields = message.fields
+        if fields is not None and self.queues.push(session, message):
+            return
         told = Message(
             kinds.PUSH, message.name, message.body, message.codec, message.flags & FORWARDED_FLAGS, 0,
             hub.forwarded(fields), session.sender,

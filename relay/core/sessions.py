@@ -211,6 +211,7 @@ class Sessions:
         session.received_bytes = 0
         session.control(write(kinds.WELCOME, msgspec.structs.replace(welcome, resumed=True)))
         session.resend()
+        self._router.queues.sessions.resumed(session)
         if self._hub.hooks.session_resumed is not None:
             self._hub.hooks.session_resumed(session)
 
@@ -279,6 +280,7 @@ class Sessions:
             router.procedures.withdraw(session, name)
         router.procedures.lost(session)
         router.procedures.forget(session)
+        router.queues.sessions.ended(session)
         router.held.pop(session, None)
         router.behind.forget(session)
         session.unacked = None
@@ -326,6 +328,7 @@ class Sessions:
             raise errors.Denied("a session stays in its realm")
         if identity.user != session.user:
             self._make_room(session.realm, identity.user, session.device)
+            self._router.queues.sessions.rebound(session)
         presence = self._router.presence
         other = identity.user != session.user
         known = presence.told(session) if other else []

@@ -21,9 +21,12 @@ from relay.admin.metrics import MetricsResource
 from relay.admin.site import site
 from relay.config import Config, Listener, Secure, Tls
 from relay.config_auth import EVERYTHING, Permit
+from relay.config_queues import QueueRule
+from relay.config_store import Store
 from relay.core.gate import Gate
 from relay.core.hub import Hub
 from relay.core.identity import Identity
+from relay.core.node import NodeAccess
 from relay.core.outbox import Flusher
 from relay.core.permissions import permissions_for
 from relay.core.realm import LocalDirectory
@@ -32,12 +35,19 @@ from relay.core.sessions import Sessions
 from relay.errors import Unauthenticated
 from relay.interfaces import IPeer
 from relay.protocols.listen import ListenerService
+from relay.store.memory import MemoryStore
 from relay.test.core_fixture import NO_HOOKS
 from relay.test.swallowing_proxy import SwallowingProxy
 from relay.wire import kinds
 from relay.wire.handshake import Hello
 from relay.wire.secure import fingerprint, public_identity
 
+QUEUES = (
+    QueueRule(
+        pattern="quick.**", backoff_s_min=0.0, backoff_s_max=0.0, deliveries_max=2, dead_letter="dead.letters"
+    ),
+)
+"""Queues of the scenarios: what fails comes again at once, and is dead soon."""
 IDENTITY = bytes(range(32))
 """The node's private key for the secure channel."""
 
@@ -49,7 +59,7 @@ class ClientNode:
     def __init__(self, reactor: Any, folder: str, **config: Any) -> None:  # Any: the reactor; keys of Config
         self.reactor = reactor
         self.folder = folder
-        self.config = Config(**config)
+        self.config = Config(**{"queues": QUEUES, **config})
         self.token = "good"
         self.permit = Permit(publish=("open.**",), subscribe=("open.**",), call=("open.**",))
         hooks: Any = SimpleNamespace(**dict.fromkeys(NO_HOOKS))  # Any: stands for relay.hooks.Hooks
@@ -58,6 +68,9 @@ class ClientNode:
         self.router = Router(self.hub, random.random)
         self.sessions = Sessions(self.hub, self.router, "n1", "s", os.urandom)
         self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
+        store = MemoryStore(Store(), lambda: int(time.time() * 1000), os.urandom)
+        self.router.queues.desk.publish = NodeAccess(self.hub, self.router, self.sessions).publish
+        self.queue_store = store.queues
         self.services: dict[str, ListenerService] = {}
 
     def _identify(self, hello: Hello, peer: IPeer) -> Identity:
@@ -80,6 +93,7 @@ class ClientNode:
             listeners.append(Listener(name="tls", address=local, protocols=("relay", "websocket"), tls=secure))
         root: Resource = site(False, MetricsResource(self.gate), self._fine, self._fine)
         self.hub.wheel.start()
+        self.router.queues.open(self.queue_store)
         for listener in listeners:
             service = self.services[listener.name] = ListenerService(
                 listener, self.reactor, self.gate, self.flusher, self.hub.wheel,

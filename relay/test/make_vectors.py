@@ -93,7 +93,7 @@ def kinds() -> list[Vector]:
         (37, "presence", "room.1"), (38, "joined", "room.1"), (39, "left", "room.1"),
         (40, "occupied", "room.1"), (41, "vacated", "room.1"), (48, "register", "calc.add"),
         (49, "unregister", "calc.*"), (56, "bind", ""), (57, "refresh", ""), (64, "ack", ""), (65, "nack", ""),
-        (66, "credit", ""),
+        (66, "credit", ""), (67, "consume", "jobs"), (68, "unconsume", "jobs"), (69, "queue", "jobs"),
     ):  # fmt: skip
         message: dict[str, Any] = {"kind": number, "seq": number}  # Any: JSON
         text = f'{{"kind":"{name}","seq":{number}'
@@ -145,7 +145,7 @@ def fields() -> list[Vector]:
         (2, "from_user"), (3, "from_session"), (4, "from_device"), (5, "from_realm"), (6, "user"), (7, "device"),
         (8, "session"), (9, "procedure"), (10, "provider"), (11, "node"), (13, "role"), (14, "channel"), (17, "epoch"),
         (21, "idempotency_key"), (22, "ordering_key"), (23, "conflation_key"), (30, "origin_node"), (32, "traceparent"),
-        (33, "tracestate"),
+        (33, "tracestate"), (44, "queue"),
     ):  # fmt: skip
         found.append(
             good(f"field-{name}", f"Field {number}, a text.", {"kind": 16, "fields": {name: "é:1"}},

@@ -44,6 +44,9 @@ REFRESH: Final = 57
 ACK: Final = 64
 NACK: Final = 65
 CREDIT: Final = 66
+CONSUME: Final = 67
+UNCONSUME: Final = 68
+QUEUE_KIND: Final = 69
 LINK_KIND_MIN: Final = 96
 LINK_KIND_MAX: Final = 111
 
@@ -54,7 +57,7 @@ KINDS: Final[dict[int, str]] = {
     HISTORY: "history", PRESENCE: "presence", JOINED: "joined", LEFT: "left",
     OCCUPIED: "occupied", VACATED: "vacated",
     REGISTER: "register", UNREGISTER: "unregister", BIND: "bind", REFRESH: "refresh",
-    ACK: "ack", NACK: "nack", CREDIT: "credit",
+    ACK: "ack", NACK: "nack", CREDIT: "credit", CONSUME: "consume", UNCONSUME: "unconsume", QUEUE_KIND: "queue",
 }  # fmt: skip
 KIND_NUMBERS: Final[dict[str, int]] = {name: number for number, name in KINDS.items()}
 
@@ -120,6 +123,7 @@ OUTCOME: Final = 40
 ADDRESSED: Final = 41
 REACHED: Final = 42
 TAGS: Final = 43
+QUEUE: Final = 44
 
 # Not on the wire: a decoder puts a sentence under this number when the frame must be refused with ``Unsupported``.
 REFUSE: Final = 0
@@ -170,6 +174,7 @@ FIELDS: Final[dict[int, tuple[str, FieldType]]] = {
     ADDRESSED: ("addressed", "uint"),
     REACHED: ("reached", "uint"),
     TAGS: ("tags", "map"),
+    QUEUE: ("queue", "text"),
 }
 FIELD_NUMBERS: Final[dict[str, int]] = {name: number for number, (name, _) in FIELDS.items()}
 OUTCOMES: Final = ("not_done", "unknown")

@@ -15,7 +15,8 @@ const KINDS = {
   hello: 1, welcome: 2, ping: 3, pong: 4, goodbye: 5, push: 16, pull: 17, reply: 18, error: 19, cancel: 20,
   publish: 32, event: 33, subscribe: 34, unsubscribe: 35, history: 36, presence: 37, joined: 38, left: 39,
   occupied: 40, vacated: 41,
-  register: 48, unregister: 49, bind: 56, refresh: 57, ack: 64, nack: 65, credit: 66,
+  register: 48, unregister: 49, bind: 56, refresh: 57, ack: 64, nack: 65, credit: 66, consume: 67,
+  unconsume: 68, queue: 69,
 };
 const KIND_NAMES = Object.fromEntries(Object.entries(KINDS).map(([name, number]) => [number, name]));
 const SESSION_KIND_MIN = 16;
@@ -33,7 +34,7 @@ const FIELDS = {
   priority: "uint", deliver_at: "uint", credits: "uint", lease_ms: "uint", deliveries: "uint", level: "uint",
   origin_node: "text", hops: "uint", traceparent: "text", tracestate: "text", metadata: "map", filters: "filters",
   received: "uint", skipped: "uint", error: "uint", temporary: "present", outcome: "outcome", addressed: "uint",
-  reached: "uint", tags: "map",
+  reached: "uint", tags: "map", queue: "text",
 };
 
 /** An error of the protocol: `code`, `temporary` and `outcome` ("not_done" or "unknown") are for programs. */

@@ -1,0 +1,281 @@
+"""What the queues of a node share: the store, and what is on its way to it.
+
+    put, settle ──▶ the lists of this turn ──end of the turn──▶ one batch each ──▶ store ──▶ done, once per batch
+
+One batch a turn, however many messages came in it; the store commits what came while it was committing in one go. Both
+ways are bounded: puts over ``pending_max`` are refused, and with as many settlements under way nothing is delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relay import errors
+from relay.config_queues import QueueRule
+from relay.core.queue import Queue
+from relay.core.queue_recount import PERIOD_S, Recount
+from relay.core.queue_window import OVERHEAD_BYTES
+from relay.core.seldom import Seldom
+from relay.records import Put, QueueState, Settle
+from relay.wire import kinds, names
+from relay.wire.binary import decode_frame
+from relay.wire.message import Message
+
+if TYPE_CHECKING:
+    from relay.core.hub import Hub
+    from relay.core.queue_reading import QueueReading
+    from relay.core.queue_window import Entry
+    from relay.interfaces import IQueueStore
+
+log = Logger()
+
+INBOX: Final = "$inbox"
+"""A user's own queue, as the user and the rules call it."""
+
+NO_RULE: Final = QueueRule(pattern="**")
+
+Stored = Callable[[Put], None]
+
+
+class QueueDesk:
+    """One per node. ``queues`` by realm and name; ``store`` is None until ``open``."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.wheel = hub.wheel
+        self.metrics = hub.metrics
+        self.queues: dict[tuple[str, str], Queue] = {}
+        self.publish: Callable[[str, Message], object] | None = None
+        """Publishes on a channel, for dead letters."""
+        self._store: IQueueStore | None = None
+        self._puts: list[Put] = []
+        self._settles: list[Settle] = []
+        self._scheduled = False
+        self.putting = 0
+        self.putting_bytes = 0
+        self.settling = 0
+        self._stalled: dict[Queue, None] = {}
+        self._recounts: dict[Queue, Recount] = {}
+        self._seldom = Seldom(hub.clock)
+
+    @property
+    def store(self) -> IQueueStore:
+        """The store. Raises ``Unsupported`` on a node that has none."""
+        if self._store is None:
+            raise errors.Unsupported("this node keeps no queues")
+        return self._store
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a store."""
+        return self._store is not None
+
+    def open(self, store: IQueueStore, states: Sequence[QueueState]) -> None:
+        """Begin with what the store holds."""
+        self._store = store
+        for state in states:
+            queue = Queue(self, state.realm, state.queue, self.rule(state.queue))
+            queue.waiting = state.waiting
+            queue.dead = state.dead
+            queue.bytes = state.bytes
+            queue.paused = state.paused
+            self.queues[state.realm, state.queue] = queue
+
+    def now_ms(self) -> int:
+        """Unix time in ms."""
+        return int(self._hub.wall() * 1000)
+
+    # --- queues ---------------------------------------------------------------------------------------------------
+
+    def rule(self, name: str) -> QueueRule:
+        """The rule of a queue, by its stored name."""
+        return rule_of(self._hub.config.queues, name)
+
+    def reconfigure(self) -> None:
+        """The rules have changed."""
+        for queue in self.queues.values():
+            queue.rule = self.rule(queue.name)
+
+    def find(self, realm: str, name: str) -> Queue | None:
+        """The queue of that stored name, if it holds anything or is consumed."""
+        return self.queues.get((realm, name))
+
+    def get(self, realm: str, name: str) -> Queue:
+        """The queue of that stored name, also a new one. Raises ``LimitExceeded``, ``Unsupported``."""
+        queue = self.queues.get((realm, name))
+        if queue is None:
+            _ = self.store
+            if len(self.queues) >= self._hub.config.queue_limits.queues_max:
+                raise errors.LimitExceeded("the node has as many queues as it may", temporary=True)
+            queue = self.queues[realm, name] = Queue(self, realm, name, self.rule(name))
+        return queue
+
+    def forget(self, queue: Queue) -> None:
+        """It holds nothing and nobody is interested."""
+        if self.queues.get((queue.realm, queue.name)) is queue:
+            del self.queues[queue.realm, queue.name]
+
+    # --- to the store ---------------------------------------------------------------------------------------------
+
+    def put(self, queue: Queue, put: Put, done: Stored) -> None:
+        """Store a message at the end of this turn. Raises ``Full``."""
+        size = len(put.frame) + OVERHEAD_BYTES
+        limits = self._hub.config.queue_limits
+        if self.putting >= limits.pending_max or self.putting_bytes + size > limits.pending_bytes_max:
+            queue.run()
+            raise errors.Full("too many messages are on their way to the store")
+        try:
+            queue.check_room(size)
+        except errors.Full:
+            self._recount(queue)
+            queue.run()
+            raise
+        queue.putting += 1
+        queue.putting_bytes += size
+        self.putting += 1
+        self.putting_bytes += size
+        put.context = (queue, done)
+        self._puts.append(put)
+        if not self._scheduled:
+            self._schedule()
+
+    def _recount(self, queue: Queue) -> None:
+        """It seems to be full; perhaps what has expired is counted still."""
+        if queue in self._recounts:
+            return
+
+        def done() -> None:
+            self.wheel.after(PERIOD_S, lambda: self._recounts.pop(queue, None))
+
+        recount = Recount(queue, self.store, lambda step: self._hub.clock.callLater(0, step), done)
+        self._recounts[queue] = recount
+        recount.step()
+
+    def settle(self, settle: Settle) -> None:
+        """Tell the store at the end of this turn. The context is the entry, and who hears of it."""
+        self.settling += 1
+        self._settles.append(settle)
+        if not self._scheduled:
+            self._schedule()
+
+    def busy(self, queue: Queue) -> bool:
+        """Whether too many settlements are under way to deliver more; ``queue`` runs again when there are fewer."""
+        if self.settling < self._hub.config.queue_limits.pending_max:
+            return False
+        self._stalled[queue] = None
+        return True
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._hub.clock.callLater(0, self.flush)
+
+    def flush(self) -> None:
+        """Submit what this turn has brought."""
+        self._scheduled = False
+        puts, settles = self._puts, self._settles
+        if puts:
+            self._puts = []
+            self.store.put(puts, self._put_done)
+        if settles:
+            self._settles = []
+            self.store.settle(settles, self._settled)
+
+    def _put_done(self, batch: Sequence[Put]) -> None:
+        metrics = self.metrics
+        for put in batch:
+            queue, done = put.context
+            size = len(put.frame) + OVERHEAD_BYTES
+            self.putting -= 1
+            self.putting_bytes -= size
+            queue.putting -= 1
+            queue.putting_bytes -= size
+            done(put)
+            if put.error is None and not put.repeated:
+                metrics.queue_put += 1
+                queue.stored(put)
+            elif not queue.waiting:
+                queue.run()
+
+    def _settled(self, batch: Sequence[Settle]) -> None:
+        self.settling -= len(batch)
+        for settle in batch:
+            entry, done = settle.context
+            queue = entry.queue
+            error = settle.error
+            if error is not None and not isinstance(error, errors.NotFound):
+                others = self._seldom.due("settle")
+                if others is not None:
+                    log.error("queue {queue}: {error} ({others} more times unreported)",
+                              queue=queue.name, error=str(error), others=others)  # fmt: skip
+            queue.settled(settle, entry)
+            if done is not None:
+                # What the store has no more was settled in another way: expired, or purged.
+                done(None if isinstance(error, errors.NotFound) else error)
+            if not queue.settling:
+                queue.run()
+        if self._stalled and self.settling < self._hub.config.queue_limits.pending_max:
+            stalled, self._stalled = self._stalled, {}
+            for queue in stalled:
+                queue.run()
+
+    # --- dead letters ---------------------------------------------------------------------------------------------
+
+    def publish_dead(self, queue: QueueReading, entry: Entry, reason: str) -> None:
+        """A message is dead: tell the rule's channel."""
+        self.metrics.queue_dead += 1
+        channel = queue.rule.dead_letter
+        if not channel or self.publish is None:
+            return
+        letter = dead_letter(channel, queue.name, entry, reason)
+        try:
+            try:
+                told = self.publish(queue.realm, letter)
+            except errors.LimitExceeded:
+                # Its own metadata leaves no room for ours.
+                told = self.publish(queue.realm, dead_letter(channel, queue.name, entry, reason, own=False))
+        except errors.RelayError as error:
+            self._not_told(error, queue)
+        else:
+            if isinstance(told, Deferred):
+                told.addErrback(self._not_told, queue)
+
+    def _not_told(self, failure: BaseException | Failure, queue: QueueReading) -> None:
+        error = failure.value if isinstance(failure, Failure) else failure
+        others = self._seldom.due("dead letter")
+        if others is not None:
+            log.warn("dead letter of queue {queue}: {error} ({others} more times unreported)",
+                     queue=queue.name, error=str(error), others=others)  # fmt: skip
+
+
+def dead_letter(channel: str, queue: str, entry: Entry, reason: str, own: bool = True) -> Message:
+    """What is published of a dead message: its body, and in the metadata where it was and why it died, beside its
+    ``own``."""
+    try:
+        stored = decode_frame(entry.frame)
+    except errors.RemoteProtocolError:
+        stored = Message(kinds.PUSH, "", b"", kinds.RAW)
+    metadata: dict[str, str] = dict(stored.get(kinds.METADATA, {})) if own else {}
+    metadata.update({
+        "dead.reason": reason, "dead.queue": queue, "dead.offset": str(entry.number), "dead.name": stored.name,
+        "dead.deliveries": str(entry.deliveries), "dead.user": stored.get(kinds.FROM_USER, ""),
+    })  # fmt: skip
+    fields: dict[int, Any] = {kinds.METADATA: metadata}  # Any: as in Message
+    filters = stored.get(kinds.FILTERS)
+    if filters:
+        fields[kinds.FILTERS] = filters
+    return Message(kinds.PUBLISH, channel, stored.body, stored.codec, 0, 0, fields)
+
+
+def rule_of(rules: Sequence[QueueRule], name: str) -> QueueRule:
+    """The first rule that matches the stored name of a queue."""
+    if name.startswith("$"):
+        wanted = INBOX if name.startswith(f"{INBOX}.") else name
+        rules = [each for each in rules if each.pattern.startswith("$")]
+    else:
+        wanted = name
+    return next((each for each in rules if names.matches(each.pattern, wanted)), NO_RULE)

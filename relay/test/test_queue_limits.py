@@ -1,0 +1,203 @@
+"""Queues of parts of the node, and every limit of queues."""
+
+from __future__ import annotations
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay import errors
+from relay.config import Config
+from relay.config_queues import QueueLimits, QueueRule
+from relay.core.consumers import Delivery
+from relay.records import Put, Settle
+from relay.test.queue_fixture import QueueCore
+from relay.wire import kinds
+from relay.wire.message import Message
+
+JOBS = QueueRule(pattern="jobs", lease_s=10, deliveries_max=3, backoff_s_min=1, backoff_s_max=4)
+
+
+class Local(SynchronousTestCase):
+    """Parts of the node as consumers."""
+
+    def test_a_part_of_the_node(self):
+        """It puts, takes, acknowledges and refuses without a session, also from reserved queues."""
+        here = QueueCore()
+        taken: list[Delivery] = []
+        stored: list[Put] = []
+        consumer = here.queues.consume("default", "$work", taken.append, 2)
+        for n in range(3):
+            here.queues.put("default", "$work", Message(kinds.PUSH, "w", b"%d" % n), stored.append)
+        here.turn()
+        self.assertEqual([(d.number, d.message.body, d.deliveries) for d in taken], [(1, b"0", 1), (2, b"1", 1)])
+        self.assertEqual([put.number for put in stored], [1, 2, 3])
+        settled: list[object] = []
+        consumer.ack(1, settled.append)
+        consumer.nack(2, 0.0)
+        here.turn()
+        self.assertEqual(settled, [None])
+        self.assertEqual([(d.number, d.deliveries) for d in taken[2:]], [(3, 1), (2, 2)])
+        self.assertRaises(errors.NotFound, consumer.ack, 1)
+        consumer.close()
+        here.turn()
+        here.queues.consume("default", "$work", taken.append, 5)
+        here.turn()
+        self.assertEqual(sorted(d.number for d in taken[4:]), [2, 3])
+        eve = here.guest("eve")
+        for kind in (kinds.CONSUME, kinds.QUEUE_KIND):
+            self.assertEqual(eve.answer(eve.send(kind, "$work", {"op": "info"})).kind, kinds.ERROR)
+        self.assertEqual(here.put(eve, "$work").get(kinds.ERROR_CODE), errors.Denied.code)
+
+    def test_a_part_that_fails(self):
+        """What it raises is logged; the message comes again."""
+        here = QueueCore(JOBS)
+        calls = []
+
+        def fail(delivery):
+            calls.append(delivery.deliveries)
+            raise ZeroDivisionError
+
+        here.queues.consume("default", "jobs", fail, 1)
+        here.queues.put("default", "jobs", Message(kinds.PUSH, "w"))
+        here.pass_time(10)
+        self.assertEqual(calls, [1, 2, 3])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
+
+
+class Limits(SynchronousTestCase):
+    """Everything has one, and it is reached."""
+
+    def error(self, guest, kind, name="jobs", body=None, **more):
+        """The number of the error that must be the answer."""
+        seq = guest.send(kind, name, body, **more)
+        guest.core.turn()
+        return guest.answer(seq).get(kinds.ERROR_CODE)
+
+    def limited(self, *rules, **limits):
+        return QueueCore(*(rules or (JOBS,)), config=Config(queue_limits=QueueLimits(**limits)))
+
+    def test_queues(self):
+        """``queues_max``: of puts and of consumers; temporary."""
+        here = self.limited(queues_max=2)
+        ann = here.guest("ann")
+        here.put(ann, "a")
+        here.put(ann, "b")
+        answer = here.put(ann, "c")
+        self.assertEqual((answer.get(kinds.ERROR_CODE), answer.get(kinds.TEMPORARY)), (errors.LimitExceeded.code, True))
+        self.assertEqual(self.error(ann, kinds.CONSUME, "c"), errors.LimitExceeded.code)
+
+    def test_consumers(self):
+        """``queue_limits.consumers_max`` of a session, ``consumers_max`` of a queue."""
+        here = self.limited(QueueRule(pattern="**", consumers_max=1), consumers_max=2)
+        ann, bob = here.guest("ann"), here.guest("bob")
+        for name in "ab":
+            ann.send(kinds.CONSUME, name)
+        self.assertEqual(self.error(ann, kinds.CONSUME, "c"), errors.LimitExceeded.code)
+        self.assertEqual(self.error(bob, kinds.CONSUME, "a"), errors.LimitExceeded.code)
+        self.assertNotIn(("default", "c"), here.queues.desk.queues)
+
+    def test_credits_and_lease(self):
+        """Wishes over ``credits_max`` and ``lease_s_max`` are cut to them, and the answer says so."""
+        here = self.limited(credits_max=4)
+        ann = here.guest("ann")
+        fields = ann.answer(ann.send(kinds.CONSUME, "jobs", credits=10, lease_ms=10**9)).fields
+        self.assertEqual(fields, {kinds.CREDITS: 4, kinds.LEASE_MS: 3_600_000})
+        self.assertEqual(ann.answer(ann.send(kinds.CREDIT, "jobs", credits=9)).fields, {kinds.CREDITS: 4})
+
+    def test_pending(self):
+        """``pending_max`` and ``pending_bytes_max`` of puts under way; settlements under way stop delivering."""
+        for limits, body in (({"pending_max": 2}, b""), ({"pending_bytes_max": 1000}, b"x" * 300)):
+            here = QueueCore(JOBS, later=True, config=Config(queue_limits=QueueLimits(**limits)))
+            here.later.advance()
+            ann = here.guest("ann")
+            for _ in range(3):
+                ann.send(kinds.PUSH, "job", body, queue="jobs")
+            self.assertEqual([m.get(kinds.ERROR_CODE) for m in ann.take(kinds.ERROR)], [errors.Full.code])
+        here = QueueCore(JOBS, later=True, config=Config(queue_limits=QueueLimits(pending_max=2)))
+        here.later.advance()
+        ann, worker = here.guest("ann"), here.guest("w")
+        worker.send(kinds.CONSUME, "jobs", credits=1)
+        here.later.answer()
+        for _ in range(2):
+            for _ in range(2):
+                ann.send(kinds.PUSH, "job", queue="jobs")
+            here.turn()
+            here.later.advance()
+        for number in (1, 2):
+            self.assertEqual([n for n, _ in here.deliveries(worker)], [number])
+            worker.send(kinds.ACK, "jobs", offset=number, seq=0)
+        self.assertEqual(here.deliveries(worker), [])
+        here.later.advance()
+        self.assertEqual([n for n, _ in here.deliveries(worker)], [3])
+
+    def test_messages_and_bytes(self):
+        """``messages_max`` and ``bytes_max`` of a queue; what has expired in the store makes room again."""
+        for rule in (QueueRule(pattern="jobs", messages_max=3), QueueRule(pattern="jobs", bytes_max=3 * 180)):
+            here = self.limited(rule)
+            ann = here.guest("ann")
+            for _ in range(3):
+                self.assertEqual(here.put(ann, ttl_ms=1000).kind, kinds.REPLY)
+            self.assertEqual(here.put(ann).get(kinds.ERROR_CODE), errors.Full.code)
+            here.pass_time(12)
+            self.assertEqual(here.put(ann).get(kinds.ERROR_CODE), errors.Full.code)
+            self.assertEqual(here.put(ann).kind, kinds.REPLY)
+
+    def test_retries(self):
+        """With ``retries_max`` waiting for another delivery, others wait, too."""
+        here = self.limited(msgspec.structs.replace(JOBS, retries_max=2))
+        ann, worker = here.guest("ann"), here.worker(credits=1)
+        for _ in range(3):
+            here.put(ann)
+        for number in (1, 2):
+            self.assertEqual([n for n, _ in here.deliveries(worker)], [number])
+            worker.send(kinds.NACK, "jobs", {"delay_ms": 3000}, offset=number, seq=0)
+        self.assertEqual(here.deliveries(worker), [])
+        here.pass_time(3.2)
+        self.assertEqual([n for n, _ in here.deliveries(worker)], [3])
+
+    def test_window_bytes(self):
+        """``window_bytes``: large messages are read a few at a time."""
+        here = self.limited(QueueRule(pattern="jobs", window=64, window_bytes=1000))
+        ann = here.guest("ann")
+        for _ in range(20):
+            here.put(ann, body=b"x" * 600)
+        worker = here.worker(credits=1)
+        window = here.queues.desk.find("default", "jobs").window
+        for _ in range(5):
+            here.put(ann, body=b"x" * 600)
+        self.assertEqual(len(here.deliveries(worker)), 1)
+        self.assertLessEqual(window.counts[0], 64)
+
+    def test_offsets(self):
+        """``offsets_max`` of one ack and of one command."""
+        here = self.limited(offsets_max=2)
+        ann, worker = here.guest("ann"), here.worker()
+        body = {"offsets": [1, 2, 3]}
+        self.assertEqual(self.error(worker, kinds.ACK, "jobs", body), errors.LimitExceeded.code)
+        self.assertEqual(self.error(ann, kinds.QUEUE_KIND, "jobs", {"op": "remove", **body}), errors.LimitExceeded.code)
+
+    def test_times(self):
+        """``delay_s_max`` of deliver_at; priorities, levels and keys at their limits."""
+        here = self.limited(msgspec.structs.replace(JOBS, delay_s_max=10))
+        ann = here.guest("ann")
+        now = int(here.hub.wall() * 1000)
+        bad = errors.BadBody.code
+        for more, code in (
+            ({"deliver_at": now + 10_000}, None), ({"deliver_at": now + 11_000}, errors.LimitExceeded.code),
+            ({"priority": 2}, None), ({"priority": 3}, bad), ({"level": 3}, bad), ({"level": 2}, bad),
+            ({"ordering_key": "k" * 255}, None), ({"ordering_key": "k" * 256}, bad),
+            ({"level": 2, "idempotency_key": "k" * 255}, None), ({"idempotency_key": "k" * 256}, bad),
+            ({"ttl_ms": 2**64 - 1}, None),
+        ):  # fmt: skip
+            self.assertEqual(here.put(ann, **more).get(kinds.ERROR_CODE), code, more)
+
+    def test_settles_of_unknown_are_harmless(self):
+        """A store that has a message no more says NotFound; that is no error for who acknowledges."""
+        here = self.limited()
+        ann, worker = here.guest("ann"), here.worker()
+        here.put(ann)
+        here.deliveries(worker)
+        here.queue_store.settle([Settle("default", "jobs", 1, 0)], None)
+        seq = worker.send(kinds.ACK, "jobs", offset=1)
+        here.turn()
+        self.assertEqual(worker.answer(seq).kind, kinds.REPLY)
