@@ -1,8 +1,7 @@
 """The configuration: frozen, validated structs with every default and every limit, units in the names.
 
-Only values live here and in the modules beside it: ``relay.config_types`` has the types, ``relay.config_auth``,
-``relay.config_history``, ``relay.config_kcp``, ``relay.config_store`` and ``relay.config_webhooks`` the sections of
-those names. Reading files and the environment, secrets by reference and the sentences for mistakes are
+Only values live here and in the modules ``relay.config_…`` beside it, one for the types and one for each large section.
+Reading files and the environment, secrets by reference and the sentences for mistakes are
 ``relay.config_load``'s, checks across settings ``relay.config_check``'s; the page ``docs/configuration.md`` and the
 JSON Schema are made from these structs.
 """
@@ -20,6 +19,7 @@ from relay.config_kcp import Kcp
 from relay.config_queues import PushRule, QueueLimits, QueueRule
 from relay.config_store import Store
 from relay.config_types import NAME_BYTES_MAX, Count, Name, Positive, PositiveSeconds, Seconds, Section, Text
+from relay.config_udp import Udp
 from relay.config_webhooks import Webhook
 
 SlowPolicy = Literal["disconnect", "drop_oldest", "latest"]
@@ -103,7 +103,8 @@ class Listener(Section, frozen=True, kw_only=True):
         ),
     ]
     transport: Annotated[
-        Literal["stream", "kcp"], Meta(description="what carries the protocols; all but `stream` need a `udp:` address")
+        Literal["stream", "kcp", "udp"],
+        Meta(description="what carries the protocols; all but `stream` need a `udp:` address"),
     ] = "stream"
     protocols: Annotated[
         tuple[Literal["relay", "http", "websocket"], ...],
@@ -121,6 +122,7 @@ class Listener(Section, frozen=True, kw_only=True):
     websocket: WebSocket = WebSocket()
     http: Http = Http()
     kcp: Annotated[Kcp | None, Meta(description="options of `transport: kcp`, which needs this section")] = None
+    udp: Annotated[Udp, Meta(description="options of `transport: udp`")] = Udp()
     proxy_protocol: Annotated[
         bool, Meta(description="connections begin with a PROXY protocol header, version 1 or 2")
     ] = False

@@ -23,6 +23,7 @@ from twisted.plugin import getPlugins
 from relay.bridges.webhook_outbox import QUEUE_PREFIX
 from relay.config import Config, Http, Listener, WebSocket
 from relay.config_mistakes import nearest
+from relay.config_udp import Udp
 from relay.core.auth.authentication import Authentication
 from relay.core.limits import is_loopback
 from relay.errors import BadName, ConfigError
@@ -196,22 +197,32 @@ def _spoken(listener: Listener, path: str) -> Iterator[str]:
 
 
 def _carried(listener: Listener, path: str) -> Iterator[str]:
-    """What KCP carries, and what it needs."""
-    if listener.transport != "kcp":
-        if listener.kcp is not None:
-            yield f"{path}.kcp: has no effect without {path}.transport: kcp"
+    """What datagrams carry, and what they need."""
+    carrier = listener.transport
+    if carrier != "kcp" and listener.kcp is not None:
+        yield f"{path}.kcp: has no effect without {path}.transport: kcp"
+    if carrier != "udp" and listener.udp != Udp():
+        yield f"{path}.udp: has no effect without {path}.transport: udp"
+    if carrier == "stream":
         return
+    if carrier == "kcp":
+        yield from _kcp(listener, path)
+    if listener.protocols != ("relay",):
+        yield f"{path}.protocols: {carrier} carries relay"
+    if listener.tls is not None:
+        yield f"{path}.tls: it is for streams; {carrier} has encryption of its own"
+    if listener.proxy_protocol:
+        yield f"{path}.proxy_protocol: it is for streams"
+
+
+def _kcp(listener: Listener, path: str) -> Iterator[str]:
+    if listener.secure is not None:
+        yield f"{path}.secure: kcp has ciphers of its own"
     if listener.kcp is None:
         yield f"{path}.kcp: transport kcp needs this section, with a key or a cipher that has none"
     else:
         yield from _raised(f"{path}.kcp", options_of, listener.kcp)
         yield from _raised(f"{path}.kcp", cipher_for, listener.kcp)
-    if listener.protocols != ("relay",):
-        yield f"{path}.protocols: kcp carries relay"
-    if listener.tls is not None:
-        yield f"{path}.tls: it is for streams; kcp has ciphers of its own"
-    if listener.proxy_protocol:
-        yield f"{path}.proxy_protocol: it is for streams"
 
 
 def _anonymous(config: Config) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The client on asyncio. Nothing of Twisted is imported.
 
-    async with await connect("tcp://127.0.0.1:8000", user="ann") as client:
-        await client.publish("room.1", {"text": "hello"})
+async with await connect("tcp://127.0.0.1:8000", user="ann") as client:
+    await client.publish("room.1", {"text": "hello"})
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 from relay.client.api import Client, open_client
+from relay.client.datagrams import SCHEMES, Make, maker
 from relay.client.line import Line
-from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, KcpSettings, TlsFiles
+from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, TlsFiles
 from relay.client.plan import Address
 from relay.client.runtime import Runtime, Task, Waiter
 from relay.errors import ConfigError
@@ -29,7 +30,7 @@ log = logging.getLogger("relay.client")
 async def connect(*urls: str, **settings: Any) -> Client:  # Any: the keyword arguments of open_client
     """A client connected to one of ``urls``; keywords, callbacks and errors: :func:`relay.client.api.open_client`."""
     options = settings.get("options") or ClientOptions()
-    runtime = AsyncioRuntime(asyncio.get_running_loop(), options.tls, options.kcp)
+    runtime = AsyncioRuntime(asyncio.get_running_loop(), options)
     return await open_client(runtime, random.random, urls, **settings)
 
 
@@ -96,21 +97,18 @@ class _LineProtocol(asyncio.Protocol):
         self._line.writable(True)
 
 
-class _KcpProtocol(asyncio.DatagramProtocol):
-    """One KCP connection's socket."""
+class _DatagramProtocol(asyncio.DatagramProtocol):
+    """A UDP socket, connected to the server."""
 
-    def __init__(self, runtime: AsyncioRuntime, settings: KcpSettings, line: Line) -> None:
-        self._line = line
+    def __init__(self, make: Make) -> None:
         self._transport: asyncio.DatagramTransport | None = None
-        from relay.client.kcp import KcpConnection  # imports cryptography: only for who needs it
-
-        self._connection = KcpConnection(settings, runtime, line, self._send, self._shut)
+        self._connection = make(self._send, self._shut)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """``asyncio.DatagramProtocol``."""
         self._transport = cast(asyncio.DatagramTransport, transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER_BYTES)
-        self._line.opened(self._connection)
+        self._connection.start()
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         """``asyncio.DatagramProtocol``."""
@@ -133,12 +131,10 @@ class _KcpProtocol(asyncio.DatagramProtocol):
 class AsyncioRuntime:
     """``relay.client.runtime.Runtime`` on one asyncio event loop."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, tls: TlsFiles, kcp: KcpSettings = KcpSettings()  # noqa: B008 - frozen
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: ClientOptions) -> None:
         self._loop = loop
-        self._tls = tls
-        self._kcp = kcp
+        self._options = options
+        self._tls = options.tls
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
 
     def now(self) -> float:
@@ -177,9 +173,10 @@ class AsyncioRuntime:
             if address.scheme == "unix":
                 await self._loop.create_unix_connection(lambda: _LineProtocol(line), address.path)
                 return
-            if address.scheme == "kcp":
+            if address.scheme in SCHEMES:
+                make = maker(address, self._options, self, line)
                 await self._loop.create_datagram_endpoint(
-                    lambda: _KcpProtocol(self, self._kcp, line), remote_addr=(address.host, address.port)
+                    lambda: _DatagramProtocol(make), remote_addr=(address.host, address.port)
                 )
                 return
             context = tls_context(self._tls) if address.tls else None

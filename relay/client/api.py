@@ -174,9 +174,7 @@ class Client(QueueCalls):
         check_name(name)
         message = compose(kinds.PULL, name, value, dict(targets), codec, (), filters)
         replies = Replies(self._driver, name)
-        self._driver.run(
-            lambda now: self._core.requests.ask(message, replies, now, timeout_s=timeout_s, stream=True)
-        )
+        self._driver.run(lambda now: self._core.requests.ask(message, replies, now, timeout_s=timeout_s, stream=True))
         return replies
 
     async def register(

@@ -31,9 +31,7 @@ TokenSource = Callable[[], "str | Awaitable[str]"]
 class Driver:
     """One client's core on its event loop. ``ready``: there is a session, or there will be none."""
 
-    def __init__(
-        self, core: Core, runtime: Runtime, callbacks: Callbacks, token_source: TokenSource | None
-    ) -> None:
+    def __init__(self, core: Core, runtime: Runtime, callbacks: Callbacks, token_source: TokenSource | None) -> None:
         self.core = core
         self.runtime = runtime
         self.callbacks = callbacks

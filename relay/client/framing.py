@@ -11,14 +11,17 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Union
 
 from relay.client.options import ClientOptions
 from relay.client.plan import Address
-from relay.client.secure import SecureFraming
-from relay.client.stream import StreamFraming
+from relay.client.stream import FrameFraming, StreamFraming
 from relay.errors import RelayError, RemoteProtocolError, Unavailable
 from relay.wire import binary, kinds, text, websocket
 from relay.wire.message import Message
+
+if TYPE_CHECKING:
+    from relay.client.secure import SecureFraming
 
 HEAD_BYTES_MAX = 16_384  # of the answer to the WebSocket request
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
@@ -129,12 +132,18 @@ class WebSocketFraming:
         return rest
 
 
-Framing = StreamFraming | WebSocketFraming | SecureFraming
+Framing = Union[StreamFraming, WebSocketFraming, "SecureFraming"]
 
 
 def framing_for(address: Address, options: ClientOptions, random_bytes: Callable[[int], bytes]) -> Framing:
     """The framing of a new connection to ``address``."""
     if address.websocket:
         return WebSocketFraming(address, options.frame_bytes_max, random_bytes)
+    if address.scheme == "udp":
+        return FrameFraming(options.frame_bytes_max)
     stream = StreamFraming(address.form, options.frame_bytes_max)
-    return SecureFraming(stream, address, options.secure, random_bytes) if address.key else stream
+    if not address.key:
+        return stream
+    from relay.client.secure import SecureFraming  # imports cryptography: only for who needs it
+
+    return SecureFraming(stream, address, options.secure, random_bytes)

@@ -164,9 +164,7 @@ class Subscription(Inbox, Confirmed):
     async def unsubscribe(self) -> None:
         """End the subscription; iterators end after the events that they hold."""
         self.end(None)
-        await self._driver.wait(
-            lambda waiter, now: self._driver.core.subscriptions.leave(self.name, self, waiter, now)
-        )
+        await self._driver.wait(lambda waiter, now: self._driver.core.subscriptions.leave(self.name, self, waiter, now))
 
     async def __aenter__(self) -> Self:
         return await self.confirmed()
@@ -271,9 +269,7 @@ class Registration(Confirmed):
     async def unregister(self) -> None:
         """Answer no more pulls; those under way go on."""
         self._ended = True
-        await self._driver.wait(
-            lambda waiter, now: self._driver.core.registrations.leave(self.name, self, waiter, now)
-        )
+        await self._driver.wait(lambda waiter, now: self._driver.core.registrations.leave(self.name, self, waiter, now))
 
     def __repr__(self) -> str:
         return f"<Registration {self.name}>"

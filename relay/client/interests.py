@@ -267,15 +267,11 @@ def subscriptions(
     requests: Requests, deadlines: Deadlines, options: ClientOptions, effects: list[Effect]
 ) -> Interests[handshake.SubscribeOptions]:
     """The table of subscriptions."""
-    return Interests(
-        kinds.SUBSCRIBE, kinds.UNSUBSCRIBE, merge_subscriptions, requests, deadlines, options, effects
-    )
+    return Interests(kinds.SUBSCRIBE, kinds.UNSUBSCRIBE, merge_subscriptions, requests, deadlines, options, effects)
 
 
 def registrations(
     requests: Requests, deadlines: Deadlines, options: ClientOptions, effects: list[Effect]
 ) -> Interests[handshake.RegisterOptions]:
     """The table of registrations."""
-    return Interests(
-        kinds.REGISTER, kinds.UNREGISTER, latest_registration, requests, deadlines, options, effects
-    )
+    return Interests(kinds.REGISTER, kinds.UNREGISTER, latest_registration, requests, deadlines, options, effects)

@@ -67,6 +67,10 @@ class KcpConnection:
 
     # --- the shell ------------------------------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """The socket is there."""
+        self._line.opened(self)
+
     def datagram(self, datagram: bytes) -> None:
         """One came."""
         if self._over:

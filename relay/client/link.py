@@ -110,7 +110,8 @@ class Link:
         hello = handshake.Hello(
             realm=identity.realm, user=identity.user, device=identity.device, password=identity.password,
             token=self.credentials.token, resume=resume, features=("resume",) if options.resume else (),
-            filters=options.filters, heartbeat_ms=int(options.heartbeat_s * 1000), client=CLIENT_NAME,
+            filters=options.filters, heartbeat_ms=int((options.heartbeat_s or self._plan.address.heartbeat_s) * 1000),
+            client=CLIENT_NAME,
             info=identity.info,
         )  # fmt: skip
         self._effects.append(Send(handshake.write(kinds.HELLO, hello)))
@@ -285,7 +286,8 @@ class Link:
         self._heartbeat_s = welcome.heartbeat_ms / 1000 or _INF
         self._pinged = self._probed = False
         self._plan.learn(welcome.addresses)
-        outbound.frame_bytes_max = welcome.limits.frame_bytes_max
+        limits = (welcome.limits.frame_bytes_max, address.frame_bytes_max)
+        outbound.frame_bytes_max = min((limit for limit in limits if limit), default=0)
         self.state = "ready"
         if resumed:
             assert self._resume is not None

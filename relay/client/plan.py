@@ -1,9 +1,9 @@
 """Where to connect next and when: addresses in turn, back-off with full jitter.
 
-    tcp://HOST:PORT   tls://HOST:PORT   unix:PATH   kcp://HOST:PORT
+    tcp://HOST:PORT   tls://HOST:PORT   unix:PATH   udp://HOST:PORT   kcp://HOST:PORT
     ws://HOST[:PORT]/PATH   wss://HOST[:PORT]/PATH   [?form=json]
     tcp://HOST:PORT?key=SHA256:…      the secure channel (docs/secure.md), to the server that has this key
-    tcp://HOST:PORT?key=first-use     likewise; the server's key is taken at first use and compared ever after
+    tcp://HOST:PORT?key=first-use     likewise, the server's key being taken at first use; both also with udp://
 
 A client starts at a random address, so that many clients spread over the nodes; a failed attempt goes on to the next
 address at once; after a round over all of them it waits a random part of a span that doubles from round to round
@@ -22,9 +22,12 @@ import msgspec
 
 from relay.client.options import ClientOptions
 from relay.errors import ConfigError
+from relay.wire import udp_link, udp_packets
 
 DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "udp": 8000, "kcp": 8000, "ws": 80, "wss": 443}
 SECURE = frozenset({"tls", "wss", "unix"})
+DATAGRAM_HEARTBEAT_S = 15.0
+"""NATs forget a mapping of UDP that was silent for 30 s (RFC 4787 asks for two minutes; many do less)."""
 FORMS = ("binary", "json")
 FIRST_USE = "first-use"
 _FINGERPRINT = re.compile("SHA256:[A-Za-z0-9+/]{43}")
@@ -56,6 +59,19 @@ class Address(msgspec.Struct, frozen=True):
         return self.scheme in ("tls", "wss")
 
     @property
+    def frame_bytes_max(self) -> int:
+        """The largest frame that the transport takes; 0: of any size."""
+        if self.scheme != "udp":
+            return 0
+        overhead = udp_packets.HEAD_BYTES + udp_link.CONTENT_BYTES + (udp_packets.SEAL_BYTES if self.key else 0)
+        return udp_packets.MTU_BYTES_DEFAULT - overhead
+
+    @property
+    def heartbeat_s(self) -> float:
+        """The heartbeat to wish for when the application has no wish; 0: the server's."""
+        return DATAGRAM_HEARTBEAT_S if self.scheme in ("udp", "kcp") else 0.0
+
+    @property
     def lossy(self) -> bool:
         """Whether the transport may lose frames that their sender says may be lost."""
         return self.scheme in ("udp", "quic")
@@ -73,9 +89,11 @@ def parse(url: str) -> Address:
     query = parse_qs(parts.query)
     form = query.pop("form", ["binary"])[-1]
     # A plus sign is a space in a query; no fingerprint has one.
-    key = query.get("key", [""])[-1].replace(" ", "+") if parts.scheme in ("tcp", "unix") else ""
+    key = query.get("key", [""])[-1].replace(" ", "+") if parts.scheme in ("tcp", "udp", "unix") else ""
     if key and key != FIRST_USE and not _FINGERPRINT.fullmatch(key):
         raise ConfigError(f"{url}: key must be SHA256: and 43 letters, as relay key show prints it, or {FIRST_USE}")
+    if parts.scheme == "udp" and form != "binary":
+        raise ConfigError(f"{url}: udp carries the binary form")
     if form not in FORMS:
         raise ConfigError(f"{url}: form must be binary or json, not {form!r}")
     if parts.scheme == "unix":
@@ -84,7 +102,7 @@ def parse(url: str) -> Address:
             raise ConfigError(f"{url}: the path of the socket is missing")
         return Address("unix", "", 0, path, form, key)
     if parts.scheme not in DEFAULT_PORTS:
-        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, kcp://, ws:// or wss://")
+        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, udp://, kcp://, ws:// or wss://")
     try:
         port = parts.port
     except ValueError:

@@ -80,9 +80,7 @@ def error_message(seq: int, error: RelayError) -> Message:
 class Requests:
     """The requests of one client."""
 
-    def __init__(
-        self, outbound: Outbound, deadlines: Deadlines, options: ClientOptions, effects: list[Effect]
-    ) -> None:
+    def __init__(self, outbound: Outbound, deadlines: Deadlines, options: ClientOptions, effects: list[Effect]) -> None:
         self.closed: RelayError | None = None
         self._outbound = outbound
         self._deadlines = deadlines

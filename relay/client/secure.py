@@ -1,6 +1,6 @@
 """The framing of a client's connection in the secure channel (``docs/secure.md``): a stream's, sealed.
 
-    opening: preface, hello ─▶ answer comes: finish goes out, ``ready`` ─▶ records, which hold the stream's bytes
+opening: preface, hello ─▶ answer comes: finish goes out, ``ready`` ─▶ records, which hold the stream's bytes
 """
 
 from __future__ import annotations

@@ -37,3 +37,11 @@ class StreamFraming:
     def closing(self) -> bytes:
         """The last bytes."""
         return b""
+
+
+class FrameFraming(StreamFraming):
+    """Frames with their lengths for a transport that keeps them apart: no preface, and the binary form alone."""
+
+    def __init__(self, frame_bytes_max: int) -> None:
+        super().__init__("binary", frame_bytes_max)
+        self.opening = b""

@@ -26,8 +26,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.client.api import Client, open_client
+from relay.client.datagrams import SCHEMES, Make, maker
 from relay.client.line import Line
-from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, KcpSettings, TlsFiles
+from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, TlsFiles
 from relay.client.plan import Address
 from relay.client.runtime import Runtime, Task, Waiter
 from relay.errors import ConfigError
@@ -43,7 +44,7 @@ CONNECT_TIMEOUT_S = 600
 async def connect(reactor: Any, *urls: str, **settings: Any) -> Client:  # Any: several interfaces; open_client's
     """A client connected to one of ``urls``; keywords, callbacks and errors: :func:`relay.client.api.open_client`."""
     options = settings.get("options") or ClientOptions()
-    return await open_client(TwistedRuntime(reactor, options.tls, options.kcp), random.random, urls, **settings)
+    return await open_client(TwistedRuntime(reactor, options), random.random, urls, **settings)
 
 
 class _DeferredWaiter:
@@ -123,22 +124,19 @@ class _Closable:
         abort()
 
 
-class _KcpProtocol(DatagramProtocol):
-    """One KCP connection's socket."""
+class _DatagramProtocol(DatagramProtocol):
+    """A UDP socket, connected to the server."""
 
-    def __init__(self, runtime: TwistedRuntime, settings: KcpSettings, line: Line, host: str, port: int) -> None:
-        self._line = line
+    def __init__(self, make: Make, host: str, port: int) -> None:
         self._place = host, port
-        from relay.client.kcp import KcpConnection  # imports cryptography: only for who needs it
-
-        self._connection = KcpConnection(settings, runtime, line, self._send, self._shut)
+        self._connection = make(self._send, self._shut)
 
     def startProtocol(self) -> None:
         """The socket is there."""
         transport: Any = self.transport  # Any: IUDPTransport, set by Twisted
         transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER_BYTES)
         transport.connect(*self._place)
-        self._line.opened(self._connection)
+        self._connection.start()
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:
         """One came."""
@@ -183,15 +181,10 @@ class _FirstAddress:
 class TwistedRuntime:
     """``relay.client.runtime.Runtime`` on one reactor."""
 
-    def __init__(
-        self,
-        reactor: Any,  # Any: IReactorTime, IReactorTCP, IReactorUNIX …
-        tls: TlsFiles,
-        kcp: KcpSettings = KcpSettings(),  # noqa: B008 - frozen
-    ) -> None:
+    def __init__(self, reactor: Any, options: ClientOptions) -> None:  # Any: IReactorTime, IReactorTCP, IReactorUNIX …
         self._reactor = reactor
-        self._tls = tls
-        self._kcp = kcp
+        self._options = options
+        self._tls = options.tls
 
     def now(self) -> float:
         """The reactor's clock."""
@@ -225,8 +218,8 @@ class TwistedRuntime:
 
     def open(self, address: Address, line: Line) -> Task:
         """Connect by an endpoint."""
-        if address.scheme == "kcp":
-            return self.spawn(self._open_kcp(address, line))
+        if address.scheme in SCHEMES:
+            return self.spawn(self._open_datagrams(address, line))
         try:
             endpoint = self._endpoint(address)
         except OSError as error:  # a certificate that cannot be read
@@ -235,14 +228,12 @@ class TwistedRuntime:
         deferred.addErrback(lambda failure: line.lost(failure.getErrorMessage()))
         return deferred
 
-    async def _open_kcp(self, address: Address, line: Line) -> None:
+    async def _open_datagrams(self, address: Address, line: Line) -> None:
         try:
             found = _FirstAddress()
-            self._reactor.nameResolver.resolveHostName(
-                found, address.host, address.port, transportSemantics="DATAGRAM"
-            )
+            self._reactor.nameResolver.resolveHostName(found, address.host, address.port, transportSemantics="UDP")
             place = await found.first
-            made = _KcpProtocol(self, self._kcp, line, place.host, place.port)
+            made = _DatagramProtocol(maker(address, self._options, self, line), place.host, place.port)
             self._reactor.listenUDP(0, made, interface="::" if isinstance(place, IPv6Address) else "")
         except (ConfigError, DNSLookupError, CannotListenError) as error:
             line.lost(str(error))

@@ -37,12 +37,13 @@ from relay.protocols.greeting import GreetingFactory
 from relay.protocols.http import PageFactory
 from relay.protocols.kcp_endpoint import KcpEndpoint
 from relay.protocols.tls import TlsContexts
+from relay.protocols.udp_endpoint import UdpEndpoint
 from relay.protocols.websocket import OpeningFactory
 
 log = Logger()
 
 SOCKET_MODE: Final = "660"
-FIXED: Final = ("address", "transport", "backlog", "reuse_port", "proxy_protocol", "kcp")
+FIXED: Final = ("address", "transport", "backlog", "reuse_port", "proxy_protocol", "kcp", "udp")
 """What of a listener cannot change while its socket is open."""
 
 
@@ -252,6 +253,8 @@ class ListenerService(Service):
                 self._reactor, listener.kcp, listener.address, listener.reuse_port
             )
             return datagrams
+        if listener.transport == "udp":
+            return UdpEndpoint(self._reactor, listener.udp, listener.address, listener.reuse_port)
         if listener.reuse_port:
             made = shared_socket(listener)
             try:

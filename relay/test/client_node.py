@@ -87,6 +87,11 @@ class ClientNode:
             Listener(name="unix", address=f"unix:{self.folder}/relay.sock", protocols=("relay",)),
         ]
         listeners.append(Listener(name="secure", address=local, protocols=("relay",), secure=Secure()))
+        datagrams = "udp:127.0.0.1:0"
+        listeners += [
+            Listener(name="udp", address=datagrams, transport="udp"),
+            Listener(name="udps", address=datagrams, transport="udp", secure=Secure()),
+        ]
         if tls:
             self.certificate, key = make_certificate(self.folder)
             secure = Tls(certificate=self.certificate, key=key)
@@ -114,9 +119,10 @@ class ClientNode:
             return f"tcp://127.0.0.1:{self.proxy.port}?form={form}"
         if scheme == "unix":
             return f"unix:{self.folder}/relay.sock?form={form}"
-        if scheme == "secure":
-            key = fingerprint(public_identity(IDENTITY))
-            return f"tcp://127.0.0.1:{self.services['secure'].port()}?form={form}&key={key}"
+        if scheme in ("secure", "udp", "udps"):
+            key = "" if scheme == "udp" else f"&key={fingerprint(public_identity(IDENTITY))}"
+            outer = "tcp" if scheme == "secure" else "udp"
+            return f"{outer}://127.0.0.1:{self.services[scheme].port()}?form={form}{key}"
         port = self.services["tls" if scheme in ("tls", "wss") else "tcp"].port()
         path = "/ws" if scheme in ("ws", "wss") else ""
         return f"{scheme}://127.0.0.1:{port}{path}?form={form}"

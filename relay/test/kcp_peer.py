@@ -25,7 +25,7 @@ from twisted.internet.protocol import Protocol
 
 from relay.client.aio import AsyncioRuntime
 from relay.client.kcp import KcpConnection
-from relay.client.options import DATAGRAM_BUFFER_BYTES, KcpSettings, TlsFiles
+from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, KcpSettings
 from relay.config import Limits, Listener, Slow, Timing
 from relay.config_kcp import Kcp
 from relay.core.outbox import Flusher
@@ -298,7 +298,7 @@ class _Socket(asyncio.DatagramProtocol):
 async def echoed(port: int, settings: KcpSettings, line: EchoLine, loss: int = 0, timeout_s: float = 60.0) -> bool:
     """Whether a server on loopback sends back what the product's client connection sends."""
     loop = asyncio.get_running_loop()
-    runtime = AsyncioRuntime(loop, TlsFiles(), settings)
+    runtime = AsyncioRuntime(loop, ClientOptions(kcp=settings))
 
     def make(transport: Any) -> KcpConnection:
         def send(datagrams: Sequence[bytes]) -> None:

@@ -53,7 +53,7 @@ class AsyncioShell:
 
     def future(self) -> Any:
         """A Waiter."""
-        return aio.AsyncioRuntime(asyncio.get_running_loop(), aio.ClientOptions().tls).waiter()
+        return aio.AsyncioRuntime(asyncio.get_running_loop(), aio.ClientOptions()).waiter()
 
     @asynccontextmanager
     async def closing(self) -> AsyncIterator[None]:

@@ -229,7 +229,7 @@ class PageTests(unittest.TestCase):
                 told.update(zip(names, (value.strip().replace(" ", "") for value in values), strict=True))
         for name in ClientOptions.__struct_fields__:
             default = getattr(ClientOptions(), name)
-            words = {"resume": "true", "filters": "none", "tls": "thesystem's", "secure": "nokey"}
+            words = {"resume": "true", "filters": "none", "tls": "thesystem's", "secure": "nokey", "kcp": "nokey"}
             self.assertEqual(told.get(name), words.get(name) or f"{default:.10g}", name)
 
     def test_its_programs_are_programs(self) -> None:

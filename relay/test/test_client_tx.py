@@ -41,7 +41,7 @@ class TwistedShell:
 
     def future(self) -> Any:
         """A Waiter."""
-        return tx.TwistedRuntime(reactor, tx.ClientOptions().tls).waiter()
+        return tx.TwistedRuntime(reactor, tx.ClientOptions()).waiter()
 
 
 class ShellTestCase(unittest.TestCase):

@@ -46,6 +46,7 @@ FLOORS: Final = {
     "relay.config_queues": 1,
     "relay.config_store": 1,
     "relay.config_types": 1,
+    "relay.config_udp": 1,
     "relay.config_webhooks": 1,
     "relay.records": 1,
     "relay.wire": 1,

@@ -220,6 +220,10 @@ class UdpLink:
         self._latest_sent = (self._latest_sent + 1) & 0xFFFF
         self._small.append((LATEST, stream << 16 | self._latest_sent, frame))
 
+    def acknowledge_now(self, now: float) -> None:
+        """Say something with the next ``transmit``, though nothing came that asks for it."""
+        self._owe(now, True)
+
     def challenge(self, token: bytes, answer: bool = False) -> None:
         """Ask a new address to send ``token`` (8 bytes) back; ``answer``: send it back."""
         self._small.append((RESPONSE if answer else CHALLENGE, 0, token))
@@ -324,16 +328,11 @@ class UdpLink:
         if newest is not None:
             # A frame that is sent again has a number of its own: each number measures (no Karn ambiguity).
             self.round_trip.sample(max(now - newest.at, 0.0))
-            self._grow(count)
+            grown = self.window + (count / self.window if self._halved_at else count)
+            self.window = min(grown, float(self.window_max))
         if ack > self._heard:
             self._heard = ack
             self._find_lost(ack)
-
-    def _grow(self, count: int) -> None:
-        if not self._halved_at:
-            self.window = min(self.window + count, float(self.window_max))
-        else:
-            self.window = min(self.window + count / self.window, float(self.window_max))
 
     def _find_lost(self, ack: int) -> None:
         under_way = self.under_way

@@ -35,6 +35,9 @@ MTU_BYTES_DEFAULT: Final = 1200
 """Passes every path that carries QUIC (RFC 9000 section 14)."""
 MTU_BYTES_MAX: Final = 65_507
 
+SEAL_BYTES: Final = 24
+"""By how much the secure channel makes a packet longer (``relay.wire.secure_records.OVERHEAD_BYTES``)."""
+
 COOKIE_MAC_BYTES: Final = 16
 COOKIE_BYTES: Final = COOKIE_MAC_BYTES + 8
 COOKIE_S: Final = 10.0

@@ -1,0 +1,44 @@
+"""Transports over datagrams under a client: which one an address names, and what the event loop's shell needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from relay.client.options import ClientOptions
+from relay.client.plan import Address
+from relay.client.runtime import Runtime, Transport
+
+if TYPE_CHECKING:
+    from relay.client.line import Line
+
+SCHEMES = frozenset({"udp", "kcp"})
+
+
+class DatagramConnection(Transport, Protocol):
+    """A connection over a UDP socket that the shell has connected to the server."""
+
+    def start(self) -> None:
+        """The socket is there."""
+
+    def datagram(self, datagram: bytes) -> None:
+        """One came."""
+
+    def refused(self, reason: str) -> None:
+        """Nobody listens there, as the network says."""
+
+
+Make = Callable[[Callable[[Sequence[bytes]], object], Callable[[], object]], DatagramConnection]
+"""Makes the connection, given what sends datagrams and what closes the socket."""
+
+
+def maker(address: Address, options: ClientOptions, runtime: Runtime, line: Line) -> Make:
+    """What makes connections to ``address``. Making one raises ``ConfigError`` for options that do not fit."""
+    # Both import cryptography: only for who needs it.
+    if address.scheme == "kcp":
+        from relay.client.kcp import KcpConnection
+
+        return lambda send, shut: KcpConnection(options.kcp, runtime, line, send, shut)
+    from relay.client.udp import UdpConnection
+
+    return lambda send, shut: UdpConnection(address, options.secure, runtime, line, send, shut)
