@@ -46,7 +46,7 @@ OWN_PATHS: Final = ("/", "/healthz", "/readyz", "/metrics", "/relay.js")
 
 WEBHOOK_SECRET_BYTES_MIN: Final = 16
 
-_HTTP_URL: Final = re.compile(r"https?://[!-.0-~][!-~]*")
+_HTTP_URL: Final = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+([/?][!-~]*)?")
 _PLUGIN: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 

@@ -143,11 +143,17 @@ class Outbox:
             log.error("webhook {name}: the store cannot be read: {error}", name=self.config.name, error=str(items))
             self._wheel.after(RELOAD_S, self.start)
             return
+        damaged = []
         for item in items:
             entry = Entry(item.ordering_key, _event_of(item), item.at_ms, item.number, item.deliveries)
             self._counts.waiting += 1
             self._bytes += entry.size
-            self._lanes.append(entry)
+            if entry.event:
+                self._lanes.append(entry)
+            else:
+                damaged.append(entry)
+        if damaged:
+            self._settle(damaged, "damaged")
         if len(items) < LOAD_MAX:
             self._loaded = True
             self._submit()
@@ -256,9 +262,9 @@ class Outbox:
 
 
 def _event_of(item: Item) -> bytes:
-    """The text that was put into the store."""
+    """The text that was put into the store; nothing when it is damaged."""
     try:
         return decode_frame(item.frame).body
     except RemoteProtocolError as error:
         log.error("an event of a webhook in the store is damaged: {error}", error=str(error))
-        return b"{}"
+        return b""

@@ -98,17 +98,19 @@ class Presence:
 
     def joined(self, session: Session, subscription: Subscription) -> None:
         """A session is a member from now on; it is in the channel's table."""
-        name = subscription.channel.name
-        realm = session.realm.name
+        channel = subscription.channel
+        name = channel.name
         if self.absences:
             absence = self.absences.back(name, session)
             if absence is not None:
-                subscription.id = absence.member.id or absence.member.session
+                subscription.id = absence.member.key
                 subscription.since = absence.member.since
                 return
-        if not self._rule(name).presence:
+        # Fast path: nobody is to be told.
+        if self._unseen(channel, session.realm) or not self._rule(name).presence:
             return
-        if len(subscription.channel.members) == 1 and not self.absences.count(realm, name):
+        realm = session.realm.name
+        if len(channel.members) == 1 and not self.absences.count(realm, name):
             self.occupied(realm, name)
         self._tell(kinds.JOINED, name, session, member_of(session, subscription), session.sender)
 
@@ -118,14 +120,13 @@ class Presence:
         rule = self._rule(name)
         if not rule.presence:
             return
-        member = member_of(session, subscription)
         grace_s = rule.presence_grace_s
         if grace_s is None:
             grace_s = self._hub.config.timing.presence_grace_s
         if grace_s > away_s and len(self.absences) < self._hub.config.limits.absent_members_max:
-            self.absences.add(name, session, member, grace_s - away_s)
-        else:
-            self._left(name, session, member, session.sender)
+            self.absences.add(name, session, member_of(session, subscription), grace_s - away_s)
+        elif not self._unseen(subscription.channel, session.realm):
+            self._left(name, session, member_of(session, subscription), session.sender)
 
     def bound(self, session: Session, before: list[tuple[Subscription, Member]], sender: Sender) -> None:
         """A session speaks for another user: in its channels the one has left, the other joined. ``before``: what
@@ -153,6 +154,10 @@ class Presence:
         self._tell_occupancy(kinds.VACATED, "vacated", realm, name)
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _unseen(self, channel: Channel, realm: Realm) -> bool:
+        """Whether nobody at all watches, neither by name nor by any pattern."""
+        return not channel.watchers and not len(realm.patterns) and self._hub.on_occurrence is None
 
     def _rule(self, name: str) -> ChannelRule:
         return SILENT if name.startswith("$") else self._hub.rule(name)

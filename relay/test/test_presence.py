@@ -5,48 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import msgspec
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from relay.config import ChannelRule, Config, Limits, Timing
-from relay.config_auth import EVERYTHING, Permit
+from relay.config import ChannelRule, Limits
+from relay.config_auth import Permit
 from relay.core.occurrences import Occurrence
 from relay.core.users import BATCH_MAX
 from relay.errors import RelayError, Unavailable
 from relay.interfaces import IPresence
-from relay.test.core_fixture import Core, Guest
+from relay.test.core_fixture import Core
+from relay.test.presence_fixture import WATCHED, config, listed, told
 from relay.wire import kinds
 from relay.wire.handshake import Member, Members, UserPresence, read
-from relay.wire.message import Message
-
-WATCHED = {"presence": True}
-
-
-def config(grace_s: float = 2.0, **more: Any) -> Config:  # Any: sections of the configuration
-    """A configuration with a grace."""
-    return Config(timing=Timing(presence_grace_s=grace_s), **more)
-
-
-def told(guest: Guest) -> list[tuple[str, str, str]]:
-    """What a watcher was told since it was asked last: kind, channel, member's id."""
-    found = []
-    for message in guest.take(kinds.JOINED, kinds.LEFT, kinds.OCCUPIED, kinds.VACATED):
-        id_ = read(message, Member).key if message.body else ""
-        found.append((kinds.KINDS[message.kind], message.name, id_))
-    return found
-
-
-def listed(guest: Guest, channel: str) -> dict[str, Member]:
-    """The members of a channel, as a guest gets them, by id."""
-    members = read(guest.answer(guest.send(kinds.PRESENCE, channel)), Members)
-    found = {each.key: each for each in members.members}
-    assert len(found) == members.count == len(members.members)
-    return found
 
 
 @implementer(IPresence)
@@ -385,106 +358,3 @@ class OccurrenceTests(SynchronousTestCase):
             },
         )  # fmt: skip
         self.assertEqual((happened[-1].reason, happened[-1].user), ("test", "ann"))
-
-
-# --- a model --------------------------------------------------------------------------------------------------------
-
-
-@attrs.define
-class Watching:
-    """A watcher and the list that it keeps by what it is told. ``own``: its own id is not told to it."""
-
-    guest: Guest
-    known: dict[str, dict[str, Member]]
-    here: set[str] = attrs.field(factory=set)
-
-    def learn(self) -> None:
-        """Take in what came."""
-        for message in self.guest.take(kinds.JOINED, kinds.LEFT, kinds.OCCUPIED, kinds.VACATED):
-            self._learn(message)
-
-    def _learn(self, message: Message) -> None:
-        name = message.name
-        if message.kind == kinds.OCCUPIED:
-            assert name not in self.here
-            self.here.add(name)
-            return
-        if message.kind == kinds.VACATED:
-            assert not self.known[name], "everybody has left before"
-            self.here.remove(name)
-            return
-        member = read(message, Member)
-        members = self.known[name]
-        if message.kind == kinds.JOINED:
-            assert member.key not in members, "nobody joins twice"
-            members[member.key] = member
-        else:
-            del members[member.key]  # nobody leaves who was not there
-
-
-CHANNELS = ("room.1", "room.2")
-WHO = st.sampled_from([("ann", ""), ("ann", "d"), ("bob", ""), ("", "")])
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("come"), st.integers(0, 3), WHO),
-        st.tuples(st.sampled_from(["join", "part"]), st.integers(0, 3), st.sampled_from(CHANNELS)),
-        st.tuples(st.sampled_from(["vanish", "goodbye"]), st.integers(0, 3), st.none()),
-        st.tuples(st.just("bind"), st.integers(0, 3), st.sampled_from(["ann", "bob", ""])),
-        st.tuples(st.just("wait"), st.just(0), st.sampled_from([0.5, 1.0, 2.5])),
-    ),
-    max_size=40,
-)  # fmt: skip
-
-
-class ModelTests(SynchronousTestCase):
-    """Joined and left, added up, are the list of members, whatever happens."""
-
-    @given(STEPS, st.sampled_from([0.0, 2.0]))
-    @settings(max_examples=120, deadline=None)
-    def test_adds_up(self, steps, grace_s):
-        """At every moment, for a watcher of a pattern; occupied and vacated go with the first and the last."""
-        core = Core(config(grace_s), EVERYTHING)
-        watching = Watching(core.guest("watcher"), {name: {} for name in CHANNELS})
-        watching.guest.send(kinds.SUBSCRIBE, "room.*", WATCHED)
-        watching.guest.take()
-        guests: dict[int, Guest] = {}
-        for what, number, value in steps:
-            self.step(core, guests, what, number, value)
-            watching.learn()
-            for name in CHANNELS:
-                members = listed(watching.guest, name)
-                watching.guest.take()
-                self.assertEqual(set(watching.known[name]), set(members))
-                users = {id_: (each.user, each.device) for id_, each in members.items()}
-                known = {id_: (each.user, each.device) for id_, each in watching.known[name].items()}
-                self.assertEqual(known, users)
-                self.assertEqual(name in watching.here, bool(members))
-        core.pass_time(3)
-        watching.learn()
-        for name in CHANNELS:
-            here = {each.id for each in core.hub.sessions.values() if name in each.subscriptions}
-            self.assertEqual({each.session for each in listed(watching.guest, name).values()}, here)
-        self.assertEqual(len(core.router.presence.absences), 0)
-
-    def step(self, core: Core, guests: dict[int, Guest], what: str, number: int, value: Any) -> None:
-        """One thing that happens."""
-        if what == "wait":
-            core.pass_time(value)
-            return
-        guest = guests.get(number)
-        if what == "come":
-            if guest is None:
-                guests[number] = core.guest(value[0], device=value[1])
-            return
-        if guest is None or guest.connection.session is None:
-            guests.pop(number, None)
-        elif what in ("join", "part"):
-            guest.send(kinds.SUBSCRIBE if what == "join" else kinds.UNSUBSCRIBE, value)
-        elif what == "bind":
-            core.sessions.bind(guest.connection.session, value)
-        else:
-            del guests[number]
-            if what == "vanish":
-                guest.vanish()
-            else:
-                guest.send(kinds.GOODBYE, "", {"reason": kinds.NORMAL})

@@ -269,6 +269,16 @@ class RestartTests(SynchronousTestCase):
         world.clock.advance(0)
         self.assertEqual(told(world.next()), ["a1", "a2"])
 
+    def test_damaged(self):
+        """What the store gives back damaged is dropped and counted; the others go on."""
+        world = World()
+        world.store.put([Put("default", "$webhook.w", b"no frame", world.now_ms(), ordering_key="a")], lambda _: None)
+        world.outbox.stop()
+        world.start()
+        world.take("a1")
+        self.assertEqual((told(world.next()), world.counts.dropped), (["a1"], {"damaged": 1}))
+        self.assertEqual(world.kept(), ["a1"])
+
     def test_settling_fails(self):
         """When the store does not take what was delivered, it is told again after a restart: at least once."""
         world = World()

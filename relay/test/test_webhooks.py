@@ -261,7 +261,8 @@ class ConfigurationTests(SynchronousTestCase):
         """Each mistake has a sentence that names the setting."""
         for wrong, setting in (
             ({"url": "ftp://host/"}, "url"), ({"url": "http:///path"}, "url"), ({"url": "https://hé/"}, "url"),
-            ({"secret": "short"}, "secret"), ({"retry_s_min": 9.0, "retry_s_max": 1.0}, "retry_s_min"),
+            ({"url": "http://user:secret@host/"}, "url"), ({"secret": "short"}, "secret"),
+            ({"retry_s_min": 9.0, "retry_s_max": 1.0}, "retry_s_min"),
             ({"channels": ("**.a",)}, "channels[0]"), ({"name": "a\nb"}, "name"), ({"realm": "\x7f"}, "realm"),
         ):  # fmt: skip
             found = problems(Config(webhooks=(webhook(**wrong),)))
