@@ -40,14 +40,15 @@ class Entry:
 
 
 class Group(Timed):
-    """What one request carries. ``failures``: since it is as it is."""
+    """What one request carries. ``failures``: since it is as it is; ``mark``: what was delivered at the first."""
 
-    __slots__ = ("_due", "entries", "failures")
+    __slots__ = ("_due", "entries", "failures", "mark")
 
-    def __init__(self, entries: list[Entry], due: Callable[[Group], None], failures: int = 0) -> None:
+    def __init__(self, entries: list[Entry], due: Callable[[Group], None]) -> None:
         super().__init__()
         self.entries = entries
-        self.failures = failures
+        self.failures = 0
+        self.mark = 0
         self._due = due
 
     def expire(self) -> None:

@@ -37,6 +37,8 @@ LOAD_MAX: Final = 500
 """Events that are read from the store at once."""
 RELOAD_S: Final = 5.0
 """After this a store that could not be read is asked again."""
+FAILURES_MAX: Final = 3
+"""After so many a group that nothing is known of is looked at in parts, if others were taken since the first."""
 DOUBLINGS_MAX: Final = 30
 """After so many the wait is longer than any that can be configured."""
 
@@ -187,9 +189,14 @@ class Outbox:
         """The receiver does not have it, as far as is known. ``refused``: it answered so to just this.
 
         A group of several events that is refused is cut and told in parts, at once: which of them it was about shows
-        then. One event that is refused waits; what failed otherwise may go again when the receiver is there.
+        then. One event that is refused waits; what failed otherwise may go again when the receiver is there. When it
+        fails again and again while others are taken, it is cut as well.
         """
-        if refused and len(group.entries) > 1:
+        delivered = self._counts.delivered
+        if not group.failures:
+            group.mark = delivered
+        alone = group.failures >= FAILURES_MAX and delivered > group.mark
+        if (refused or alone) and len(group.entries) > 1:
             self._due.extendleft(Group(part, self._over) for part in reversed(self._lanes.cut(group.entries)))
             return
         for entry in group.entries:
@@ -209,7 +216,8 @@ class Outbox:
             self._waiting.add(group)
             self._wheel.add(group, self.wait_s(group.failures))
         else:
-            self._due.appendleft(group)
+            # Behind the others: it might be this one that the receiver does not answer in time.
+            self._due.append(group)
 
     def again(self, group: Group) -> None:
         """It was not sent after all: send it as soon as may be."""

@@ -150,6 +150,33 @@ class OrderTests(SynchronousTestCase):
         world.outbox.again(group)
         self.assertEqual(told(world.next()), ["a1", "b1"])
 
+    def test_failed_in_turn(self):
+        """Groups that failed go in turn: one that the receiver never answers does not keep the others back."""
+        world = World(batch_max=1)
+        world.take("a1", "b1", "c1")
+        groups = [world.next() for _ in range(3)]
+        for group in groups:
+            world.outbox.failed(group, refused=False)
+        order = []
+        for _ in range(4):
+            group = world.next()
+            order += told(group)
+            world.outbox.failed(group, refused=False)
+        self.assertEqual(order, ["a1", "b1", "c1", "a1"])
+
+    def test_never_answered(self):
+        """A group that fails again and again while others are taken is cut, too; while none is taken it is not."""
+        world = World()
+        world.take("a1", "b1")
+        for _ in range(5):
+            world.outbox.failed(world.next(), refused=False)
+        group = world.next()
+        self.assertEqual(told(group), ["a1", "b1"])
+        world.take("c1")
+        world.outbox.delivered(world.next())
+        world.outbox.failed(group, refused=False)
+        self.assertEqual([told(world.next()), told(world.next())], [["a1"], ["b1"]])
+
 
 class LimitTests(SynchronousTestCase):
     """What is dropped, and counted."""
