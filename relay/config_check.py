@@ -20,12 +20,12 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
-from relay.bridges.webhook_outbox import QUEUE_PREFIX
 from relay.config import Config, Http, Listener, WebSocket
 from relay.config_mistakes import nearest
 from relay.config_udp import Udp
 from relay.core.auth.authentication import Authentication
 from relay.core.limits import is_loopback
+from relay.core.queue_store import WEBHOOKS
 from relay.errors import BadName, ConfigError
 from relay.protocols.datagrams import datagram_address
 from relay.protocols.kcp_endpoint import cipher_for, options_of
@@ -284,7 +284,7 @@ def _webhooks(config: Config) -> Iterator[str]:
             yield f"{path}.secret: expected at least {WEBHOOK_SECRET_BYTES_MIN} bytes"
         if webhook.retry_s_min > webhook.retry_s_max:
             yield f"{path}.retry_s_min: {webhook.retry_s_min} is more than retry_s_max, which is {webhook.retry_s_max}"
-        named = [("name", QUEUE_PREFIX + webhook.name, check_name), ("realm", webhook.realm, check_name)]
+        named = [("name", WEBHOOKS + webhook.name, check_name), ("realm", webhook.realm, check_name)]
         named += [(f"channels[{number}]", each, check_pattern) for number, each in enumerate(webhook.channels)]
         for setting, name, check_ in named:
             try:

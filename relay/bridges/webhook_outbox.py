@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from relay.bridges.webhook_lanes import Entry, Group, Lanes
 from relay.config_webhooks import Webhook
 from relay.core.metrics import WebhookCounts
+from relay.core.queue_store import WEBHOOKS
 from relay.core.wheel import Wheel
 from relay.errors import NotFound, RelayError, RemoteProtocolError
 from relay.interfaces import IQueueStore
@@ -32,7 +33,6 @@ from relay.wire.message import Message
 
 log = Logger()
 
-QUEUE_PREFIX: Final = "$webhook."
 LOAD_MAX: Final = 500
 """Events that are read from the store at once."""
 RELOAD_S: Final = 5.0
@@ -80,7 +80,7 @@ class Outbox:
 
     @property
     def _queue(self) -> str:
-        return QUEUE_PREFIX + self.config.name
+        return WEBHOOKS + self.config.name
 
     # --- in -------------------------------------------------------------------------------------------------------
 

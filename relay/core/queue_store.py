@@ -36,6 +36,8 @@ log = Logger()
 
 INBOX: Final = "$inbox"
 """A user's own queue, as the user and the rules call it."""
+WEBHOOKS: Final = "$webhook."
+"""Begins the names of queues that webhooks keep by themselves: what is known of them here would not stay true."""
 
 NO_RULE: Final = QueueRule(pattern="**")
 
@@ -79,6 +81,8 @@ class QueueDesk:
         """Begin with what the store holds."""
         self._store = store
         for state in states:
+            if state.queue.startswith(WEBHOOKS):
+                continue
             queue = Queue(self, state.realm, state.queue, self.rule(state.queue))
             queue.waiting = state.waiting
             queue.dead = state.dead

@@ -19,6 +19,7 @@ from relay.errors import Full, RelayError, Unavailable
 from relay.records import Item, Put
 from relay.store.memory import MemoryStore
 from relay.store.memory_queues import MemoryQueues
+from relay.test.core_fixture import Core
 from relay.test.webhook_fixture import webhook
 
 
@@ -295,6 +296,14 @@ class RestartTests(SynchronousTestCase):
         world.clock.pump([0.5] * 11)
         world.clock.advance(0)
         self.assertEqual(told(world.next()), ["a1", "a2"])
+
+    def test_no_queue_of_others(self):
+        """The queues of clients do not count what a webhook keeps in the same store."""
+        world = World()
+        world.take("a1")
+        queues = Core().router.queues
+        queues.open(world.store)
+        self.assertEqual(queues.desk.queues, {})
 
     def test_damaged(self):
         """What the store gives back damaged is dropped and counted; the others go on."""
