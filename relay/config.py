@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from relay.config_auth import Auth
+from relay.config_cluster import Cluster
 from relay.config_history import ChannelHistory, HistoryLimits
 from relay.config_kcp import Kcp
 from relay.config_queues import PushRule, QueueLimits, QueueRule
@@ -312,4 +313,5 @@ class Config(Section, frozen=True, kw_only=True):
     store: Store = Store()
     webhooks: Annotated[tuple[Webhook, ...], Meta(description="URLs that are told of sessions, users and members")] = ()
     handlers: Handlers = Handlers()
+    cluster: Annotated[Cluster | None, Meta(description="be one node of several; without this section: alone")] = None
     log: Log = Log()

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 import attrs
 from twisted.application.reactors import getReactorTypes
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
@@ -73,7 +73,8 @@ class Endpoint:
 def problems(config: Config) -> list[str]:
     """One sentence for each thing that is wrong, the settings of listeners first; none: the node can start."""
     found: list[str] = []
-    for check in (_listeners, _anonymous, _certificates, _authentication, _channels, _webhooks, _numbers, _others):
+    checks = (_listeners, _anonymous, _certificates, _authentication, _channels, _webhooks, _cluster, _numbers, _others)
+    for check in checks:
         found += check(config)
     return found
 
@@ -291,6 +292,36 @@ def _webhooks(config: Config) -> Iterator[str]:
                 check_(name)
             except BadName as error:
                 yield f"{path}.{setting}: {error}"
+
+
+def _cluster(config: Config) -> Iterator[str]:
+    """Nodes have one id and one address each; other machines link with a secret only."""
+    cluster = config.cluster
+    if cluster is None:
+        return
+    try:
+        local = endpoint(cluster.listen).local
+    except ConfigError as error:
+        yield f"cluster.listen: {error}"
+        local = True
+    if not local and not cluster.secret:
+        yield (
+            f"cluster.secret: other machines reach {cluster.listen}, so nodes need a secret to prove themselves; "
+            "listen on 127.0.0.1 if all of them are on this machine"
+        )
+    nodes = [peer.node for peer in cluster.peers]
+    if cluster.node not in nodes:
+        yield f"cluster.peers: this node, {cluster.node}, is expected among them"
+    if not any(peer.voter for peer in cluster.peers):
+        yield "cluster.peers: at least one voter is expected"
+    for index, peer in enumerate(cluster.peers):
+        first = nodes.index(peer.node)
+        if first != index:
+            yield f"cluster.peers[{index}].node: {peer.node} is the node of cluster.peers[{first}] too"
+        try:
+            clientFromString(cast(Any, None), peer.address)  # only its syntax is looked at: no reactor is needed
+        except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+            yield f"cluster.peers[{index}].address: expected a client endpoint such as tcp:10.0.0.2:7400: {error}"
 
 
 def _numbers(config: Config) -> Iterator[str]:

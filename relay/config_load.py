@@ -100,7 +100,9 @@ def _without_empty_sections(tree: dict[str, Tree], shape: inspect.StructType) ->
 
 # --- what changed -------------------------------------------------------------------------------------------------
 
-RESTART: Final = ("data", "reactor", "store", "handlers", "log.format", "log.file", "auth.scrypt_threads_max")
+RESTART: Final = (
+    "data", "reactor", "store", "handlers", "cluster", "log.format", "log.file", "auth.scrypt_threads_max",
+)  # fmt: skip
 """Settings, or beginnings of their paths, that a running node cannot take over."""
 
 

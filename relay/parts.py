@@ -45,6 +45,9 @@ from relay.store.stores import Stores
 if TYPE_CHECKING:
     from relay.bridges.webhooks import Webhooks
 
+if TYPE_CHECKING:
+    from relay.cluster.service import ClusterService
+
 log = Logger()
 
 NODE_ID_BYTES: Final = 8
@@ -97,6 +100,12 @@ class Parts:
         self.metrics = MetricsResource(self.gate, self._doors)
         self.authentication = self._authentication(config)
         self.realms: dict[str, str] = {}
+        self.cluster: ClusterService | None = None
+        if config.cluster is not None:
+            # Without a section nothing of it is loaded.
+            from relay.cluster_parts import make_cluster
+
+            self.cluster = make_cluster(config.cluster, Path(config.data), reactor, {})
         self.draining = False
 
     def _open_stores(self, config: Config) -> None:

@@ -114,6 +114,8 @@ class Node(MultiService):
         try:
             parts = self.parts = Parts(self.config, reactor)
             parts.use_listeners(self.config.listeners)
+            if parts.cluster is not None:
+                parts.cluster.setServiceParent(self)  # type: ignore[no-untyped-call]  # twisted's is untyped
             for listener in self.config.listeners:
                 self._add(listener)
             MultiService.privilegedStartService(self)

@@ -1,0 +1,364 @@
+"""Links to all other nodes over TCP: :class:`relay.interfaces.IRaftTransport` on Twisted.
+
+Each node dials every other and sends on the link it dialled; on links that it accepted it only receives. So nobody has
+to decide which of two links counts, and whoever loses the link to a node finds out by dialling whether it lives::
+
+    waiting ──time──▶ dialling ──connected──▶ shaking hands ──▶ up ──lost──▶ dialling at once ──failed──▶ unreachable
+       ▲                 │ failed                  │ refused                                                 │
+       └─────────────────┴─────────────────────────┴─────────────────────────────────────────────────────────┘
+       back-off: ``retry_s_min``, twice as long each time to ``retry_s_max``, less a random part
+
+A node that is not in the configuration may link, if it knows the secret: it is one that joins, and is dialled at the
+address that its hello tells. What a bad peer does is one line in the log, the same line at most once in
+``repeat_s`` for each address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relay.cluster.handshake import REFUSED_PROTOCOL, Handshake, Hello, LinkRefused
+from relay.cluster.link import Incoming, Outgoing
+from relay.errors import RemoteProtocolError
+from relay.interfaces import IRaftReceiver, IRaftTransport
+
+log = Logger()
+
+LOOK_S: Final = 1.0
+"""How often links are looked at for silence."""
+REPEATED_MAX: Final = 256
+"""Lines about bad peers that are remembered, so as not to be repeated."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkOptions:
+    """The limits of links. Sizes in bytes."""
+
+    frame_bytes_max: int = 4 << 20  # more than the largest append: a proposal of 2 MiB behind 512 KiB of others
+    lane_bytes_max: tuple[int, int, int] = (4 << 20, 32 << 20, 4 << 20)  # waiting for one node, by lane
+    links_max: int = 64  # accepted at once
+    handshake_s: float = 5.0
+    silent_looks: int = 10  # a link on which nothing came or went, though it should have, for so many looks is cut
+    retry_s_min: float = 0.05
+    retry_s_max: float = 2.0
+    repeat_s: float = 60.0
+
+
+@implementer(IRaftTransport)
+class TcpTransport:
+    """See the module. ``hello(to)``, ``check(hello)`` and ``met(hello)`` are the node's: what it says of itself, whom
+    it lets in, and whom it shook hands with. Frames go to ``receiver`` once there is one."""
+
+    def __init__(
+        self,
+        reactor: Any,  # Any: IReactorTime and what endpoints need
+        secret: bytes,
+        hello: Callable[[int], Hello],
+        check: Callable[[Hello], tuple[int, str] | None],
+        met: Callable[[Hello], object],
+        refused: Callable[[int, LinkRefused], object],
+        random: Callable[[], float],
+        options: LinkOptions | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.port: Any = None  # Any: IListeningPort, while it listens
+        self.options = options or LinkOptions()
+        self.receiver: IRaftReceiver | None = None
+        self.incoming: set[Incoming] = set()
+        self.dialers: dict[int, Dialer] = {}
+        self.refusals = 0  # links that did not come to be, or ended by what came on them
+        self._secret = secret
+        self._hello = hello
+        self._check = check
+        self._met = met
+        self._refused = refused
+        self._random = random
+        self._stopped = False
+        self._said: dict[str, float] = {}
+        self._look_call = LoopingCall(self._look)
+        self._look_call.clock = reactor
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to dial and to look."""
+        self._look_call.start(LOOK_S, now=False)
+        for dialer in list(self.dialers.values()):
+            dialer.dial()
+
+    def stop(self) -> None:
+        """End all links."""
+        self._stopped = True
+        if self._look_call.running:
+            self._look_call.stop()
+        for dialer in list(self.dialers.values()):
+            dialer.stop()
+        for link in list(self.incoming):
+            link.end()
+
+    def use(self, receiver: IRaftReceiver) -> None:
+        """Frames and links are told to ``receiver`` from now on."""
+        self.receiver = receiver
+        for node, dialer in self.dialers.items():
+            if dialer.link is not None and dialer.link.is_up:
+                receiver.linked(node)
+
+    def add(self, node: int, address: str) -> None:
+        """Dial ``node`` at ``address``, a Twisted client endpoint string. Known nodes keep their address."""
+        if node not in self.dialers:
+            dialer = self.dialers[node] = Dialer(self, node, address)
+            if self._look_call.running:
+                dialer.dial()
+
+    # --- IRaftTransport ---------------------------------------------------------------------------------------------
+
+    def send(self, node: int, lane: int, frame: bytes) -> bool:
+        """Queue ``frame``; False when there is no link or the lane is full."""
+        dialer = self.dialers.get(node)
+        return dialer is not None and dialer.link is not None and dialer.link.send(lane, frame)
+
+    def waiting_bytes(self, node: int, lane: int) -> int:
+        """What was queued and not yet handed to the network."""
+        dialer = self.dialers.get(node)
+        return dialer.link.lane_bytes[lane] if dialer is not None and dialer.link is not None else 0
+
+    def drop(self, node: int) -> None:
+        """End the link and forget the node."""
+        dialer = self.dialers.pop(node, None)
+        if dialer is not None:
+            dialer.stop()
+        for link in [each for each in self.incoming if each.node == node]:
+            link.end()
+
+    # --- incoming -----------------------------------------------------------------------------------------------------
+
+    def accept(self, address: IAddress | None) -> Incoming | None:
+        """A connection came: its protocol, or None to close it."""
+        if self._stopped or len(self.incoming) >= self.options.links_max:
+            self.complain(address, f"{self.options.links_max} links are accepted already")
+            return None
+        handshake = Handshake(self._secret, self._hello, self._check)
+        link = Incoming(handshake, self.options.frame_bytes_max, self._came, self._receive, self._went)
+        self.incoming.add(link)
+        return link
+
+    def _came(self, link: Incoming, hello: Hello) -> None:
+        self._met(hello)
+        if hello.address:
+            self.add(hello.node, hello.address)
+
+    def _receive(self, node: int, frame: bytes) -> None:
+        if self.receiver is not None:
+            self.receiver.received(node, frame)
+
+    def _went(self, link: Incoming, why: RemoteProtocolError | None) -> None:
+        self.incoming.discard(link)
+        if why is not None:
+            self.complain(link.transport.getPeer() if link.transport is not None else None, str(why))
+
+    # --- outgoing -----------------------------------------------------------------------------------------------------
+
+    def handshake(self, node: int) -> Handshake:
+        """For a link to ``node``."""
+        return Handshake(self._secret, self._hello, self._check, node)
+
+    def linked(self, node: int, hello: Hello) -> None:
+        """The link to ``node`` stands."""
+        self._met(hello)
+        log.info("linked to node {node}", node=node)
+        if self.receiver is not None:
+            self.receiver.linked(node)
+
+    def unlinked(self, node: int) -> None:
+        """The link to ``node`` that stood is gone."""
+        log.info("the link to node {node} is gone", node=node)
+        if self.receiver is not None:
+            self.receiver.unlinked(node)
+
+    def unreachable(self, node: int) -> None:
+        """It was lost, and dialling failed at once."""
+        if self.receiver is not None:
+            self.receiver.unreachable(node)
+
+    def refused(self, node: int, address: object, error: RemoteProtocolError) -> None:
+        """A link that was dialled did not come to be."""
+        self.complain(address, f"link to node {node}: {error}")
+        if isinstance(error, LinkRefused):
+            self._refused(node, error)
+
+    def backoff(self, attempts: int) -> float:
+        """Seconds before the next attempt, after so many that failed."""
+        options = self.options
+        longest = min(options.retry_s_max, options.retry_s_min * 2 ** min(attempts, 16))
+        return float(longest * (1.0 - 0.5 * self._random()))
+
+    # --- both ---------------------------------------------------------------------------------------------------------
+
+    def complain(self, address: object, reason: str) -> None:
+        """One line about a bad peer, not repeated for a while."""
+        self.refusals += 1
+        host = getattr(address, "host", None) or str(address)
+        key = f"{host}: {reason}"
+        now = self.reactor.seconds()
+        if now - self._said.get(key, -self.options.repeat_s) < self.options.repeat_s:
+            return
+        if len(self._said) >= REPEATED_MAX:
+            self._said.clear()
+        self._said[key] = now
+        log.warn("cluster link with {host} refused: {reason}", host=host, reason=reason)
+
+    def _look(self) -> None:
+        """Cut links that are silent, stuck, or do not get through their handshake."""
+        for link in list(self.incoming):
+            link.looks = 0 if link.heard and link.node and not link.ended else link.looks + 1
+            link.heard = False
+            if link.looks >= (self.options.silent_looks if link.node else self.options.handshake_s / LOOK_S):
+                link.end()
+        for dialer in list(self.dialers.values()):
+            outgoing = dialer.link
+            if outgoing is None:
+                continue
+            outgoing.looks = 0 if outgoing.is_up and not outgoing.stuck() else outgoing.looks + 1
+            if outgoing.looks >= (self.options.silent_looks if outgoing.is_up else self.options.handshake_s / LOOK_S):
+                outgoing.end()
+
+
+class AcceptFactory(Factory):
+    """Twisted's: protocols for connections that come."""
+
+    noisy = False
+
+    def __init__(self, transport: TcpTransport) -> None:
+        self._transport = transport
+
+    def buildProtocol(self, addr: Any) -> Any:  # Any: IAddress, and a Protocol or None
+        """A link, if one more is accepted."""
+        return self._transport.accept(addr)
+
+
+class _DialFactory(Factory):
+    noisy = False
+
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
+
+    def buildProtocol(self, addr: Any) -> Any:  # Any: as above
+        return self._dialer.made(addr)
+
+
+class Dialer:
+    """Keeps the link to one node. See the module for its states."""
+
+    __slots__ = (
+        "_address", "_attempts", "_call", "_connecting", "_peer", "_quick", "_stopped", "_transport", "link", "node",
+    )  # fmt: skip
+
+    def __init__(self, transport: TcpTransport, node: int, address: str) -> None:
+        self.node = node
+        self.link: Outgoing | None = None  # from connected to lost
+        self._transport = transport
+        self._address = address
+        self._peer: object = address
+        self._attempts = 0  # that failed since the last link
+        self._quick = False  # this attempt tells whether the node lives
+        self._stopped = False
+        self._call: IDelayedCall | None = None
+        self._connecting: Deferred[Any] | None = None
+
+    def dial(self) -> None:
+        """Try to have the link."""
+        self._call = None
+        if self._stopped or self.link is not None or self._connecting is not None:
+            return
+        endpoint = clientFromString(self._transport.reactor, self._address)
+        connecting: Deferred[Any] = endpoint.connect(_DialFactory(self))
+        self._connecting = connecting
+        connecting.addCallbacks(self._connected, self._failed)
+
+    def stop(self) -> None:
+        """No link any more."""
+        self._stopped = True
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self.link is not None:
+            self.link.end()
+
+    def made(self, address: object) -> Outgoing:
+        """For Twisted's factory."""
+        self._peer = address
+        return Outgoing(
+            self._transport.handshake(self.node), self._transport.options.lane_bytes_max, self._up, self._lost
+        )
+
+    def _connected(self, link: Outgoing) -> None:
+        self._connecting = None
+        if link.ended:
+            return
+        self.link = link
+        transport: Any = link.transport  # Any: a TCP transport, or a Unix socket's
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)
+
+    def _failed(self, failure: Failure) -> None:
+        self._connecting = None
+        if self._stopped or failure.check(CancelledError):
+            return
+        if self._attempts == 0:
+            log.info(
+                "node {node} at {address} is not reached: {why}",
+                node=self.node, address=self._address, why=failure.getErrorMessage(),
+            )  # fmt: skip
+        if self._quick:
+            self._quick = False
+            self._transport.unreachable(self.node)
+        self._again()
+
+    def _up(self, link: Outgoing, hello: Hello) -> None:
+        self.link = link
+        self._attempts = 0
+        self._quick = False
+        self._transport.linked(self.node, hello)
+
+    def _lost(self, link: Outgoing, why: RemoteProtocolError | None) -> None:
+        was_up, self.link = link.was_up, None
+        if was_up:
+            self._transport.unlinked(self.node)
+        if self._stopped:
+            return
+        if why is not None:
+            self._transport.refused(self.node, self._peer, why)
+        if was_up and why is None:
+            self._quick = True
+            self.dial()
+        else:
+            if self._quick:
+                # Somebody listens, and did not shake hands: a node that starts or stops.
+                self._quick = False
+                self._transport.unreachable(self.node)
+            self._again()
+
+    def _again(self) -> None:
+        if not self._stopped:
+            delay = self._transport.backoff(self._attempts)
+            self._attempts += 1
+            self._call = self._transport.reactor.callLater(delay, self.dial)
+
+
+def refuse_self(own: int, hello: Hello) -> tuple[int, str] | None:
+    """A check for every node: not oneself."""
+    if hello.node == own:
+        return REFUSED_PROTOCOL, f"node {own} was called by a node with its own id"
+    return None
