@@ -6,7 +6,7 @@ to decide which of two links counts, and whoever loses the link to a node finds 
     waiting ──time──▶ dialling ──connected──▶ shaking hands ──▶ up ──lost──▶ dialling at once ──failed──▶ unreachable
        ▲                 │ failed                  │ refused                                                 │
        └─────────────────┴─────────────────────────┴─────────────────────────────────────────────────────────┘
-       back-off: ``retry_s_min``, twice as long each time to ``retry_s_max``, less a random part
+       back-off: ``retry_s_min``, twice as long each time to ``retry_s_max``, less a random part; ends when it links
 
 A node that is not in the configuration may link, if it knows the secret: it is one that joins, and is dialled at the
 address that its hello tells. What a bad peer does is one line in the log, the same line at most once in
@@ -157,6 +157,8 @@ class TcpTransport:
         self._met(hello)
         if hello.address:
             self.add(hello.node, hello.address)
+        if hello.node in self.dialers:
+            self.dialers[hello.node].hurry()
 
     def _receive(self, node: int, frame: bytes) -> None:
         if self.receiver is not None:
@@ -285,6 +287,13 @@ class Dialer:
         connecting: Deferred[Any] = endpoint.connect(_DialFactory(self))
         self._connecting = connecting
         connecting.addCallbacks(self._connected, self._failed)
+
+    def hurry(self) -> None:
+        """The node was heard of: no more waiting."""
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+            self._attempts = 0
+            self.dial()
 
     def stop(self) -> None:
         """No link any more."""

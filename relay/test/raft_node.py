@@ -27,17 +27,20 @@ import msgspec
 from twisted.internet.stdio import StandardIO
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols.basic import LineReceiver
+from zope.interface import implementer
 
 from relay.cluster.groups import Groups
 from relay.cluster.raft.types import Entry
 from relay.cluster_parts import make_cluster
-from relay.config import Cluster
+from relay.config_cluster import Cluster
 from relay.errors import ConfigError
+from relay.interfaces import IStateMachine
 from relay.tap import choose_reactor
 
 
+@implementer(IStateMachine)
 class CountMachine:
-    """Counts its commands, and keeps the last ones that are short."""
+    """Counts its commands."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -154,7 +157,7 @@ def main(path: str) -> int:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     commands = Commands()
     StandardIO(commands)
-    machines = {number: CountMachine() for number in range(1, config.get("groups", 1) + 1)}
+    machines: dict[int, IStateMachine] = {number: CountMachine() for number in range(1, config.get("groups", 1) + 1)}
     try:
         service = make_cluster(
             msgspec.convert(config["cluster"], Cluster), Path(config["data"]), reactor, machines, commands.started

@@ -167,6 +167,16 @@ class Processes:
             time.sleep(0.01)
         raise TimeoutError("no leader")
 
+    def level(self, seconds: float = ANSWER_S) -> None:
+        """Wait until all have applied the same."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            states = [node.ask("status") for node in self.nodes.values()]
+            if len({(state["leader"], state["applied"]) for state in states}) == 1 and states[0]["leader"]:
+                return
+            time.sleep(0.01)
+        raise TimeoutError("the nodes do not come to the same state")
+
     def close(self) -> None:
         for node in self.nodes.values():
             node.end()
@@ -184,6 +194,7 @@ def failover_s(cluster: Processes) -> float:
             if "result" in node.ask("put again"):
                 found = time.perf_counter() - begun
                 leader.start().read()
+                cluster.level()
                 return found
 
 
@@ -216,7 +227,8 @@ def measure_idle(groups: int) -> None:
         time.sleep(10)
         shares = [(node.cpu_s() - first) / 10 for node, first in zip(cluster.nodes.values(), before, strict=True)]
         memory = [node.rss_bytes() / 1e6 for node in cluster.nodes.values()]
-        print(f"  {', '.join(f'{share:.1%}' for share in shares)} of a core, {', '.join(f'{m:.0f}' for m in memory)} MB")
+        print(f"  CPU {', '.join(f'{share:.1%}' for share in shares)} of a core")
+        print(f"  memory {', '.join(f'{each:.0f}' for each in memory)} MB")
     finally:
         cluster.close()
 
