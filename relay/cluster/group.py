@@ -8,7 +8,7 @@ import attrs
 from zope.interface import implementer
 
 from relay.cluster.group_snapshots import GroupSnapshots
-from relay.cluster.raft.tracker import PROGRESS_NAMES
+from relay.cluster.raft.tracker import PROGRESS_NAMES, REPLICATE
 from relay.cluster.raft.types import (
     ADD_LEARNER_NODE,
     ADD_NODE,
@@ -190,7 +190,9 @@ class Group:
         lacking = raft.log.last_index - pr.match if pr is not None else 0
         if pr is None or not pr.is_learner:
             self._tell(done, Conflict(f"node {node} is not a learner"))
-        elif raft.role == LEADER and (not pr.recent_active or lacking > replica.host.options.catch_up_entries_max):
+        elif raft.role == LEADER and (
+            pr.state != REPLICATE or not pr.recent_active or lacking > replica.host.options.catch_up_entries_max
+        ):
             error = Conflict(f"node {node} has not caught up: it lacks {lacking} entries", temporary=True)
             self._tell(done, error)
         else:
