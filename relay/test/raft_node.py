@@ -6,7 +6,7 @@
 ``status``                              of group 1
 ``put TEXT``                            propose; the outcome
 ``load SECONDS OUTSTANDING BYTES``      propose as fast as outcomes come; commits/s and latencies in ms
-``member add|promote|remove NODE``      the outcome
+``member add|promote|remove NODE``      the outcome: voters, learners …
 ``transfer NODE``                       the outcome
 ``leading``                             how many groups this node leads, and how many are quiet
 ======================================  ==============================================================================

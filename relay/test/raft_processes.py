@@ -136,8 +136,10 @@ class Processes:
             for node in range(1, count + 1)
         ]
 
-    def make(self, node: int, *, joining: bool = False, name: str = "", **cluster: Any) -> NodeProcess:
-        """A node that is not started. ``joining``: not one of the founders."""
+    def make(
+        self, node: int, *, joining: bool = False, directory: str = "", change: dict[str, Any] | None = None
+    ) -> NodeProcess:
+        """A node that is not started. ``joining``: not one of the founders. ``change``: another configuration."""
         config = {
             "name": "test",
             "node": node,
@@ -145,9 +147,10 @@ class Processes:
             "peers": self.peers(node if joining else 0),
             "secret": "test",
             **self._cluster,
-            **cluster,
+            **(change or {}),
         }
-        return NodeProcess(self.directory / (name or f"node{node}"), node, {"groups": self._groups, "cluster": config})
+        place = self.directory / (directory or f"node{node}")
+        return NodeProcess(place, node, {"groups": self._groups, "cluster": config})
 
     def start(self) -> Processes:
         for node in self.nodes.values():
