@@ -311,3 +311,8 @@ class GroupCluster:
 
     def commands(self, node: int, number: int = 1) -> list[bytes]:
         return self.members[node].machines[number].commands
+
+
+def others(cluster: GroupCluster, member: Member) -> list[Member]:
+    """Those that run besides ``member``."""
+    return [each for each in cluster.running() if each is not member]

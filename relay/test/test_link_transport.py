@@ -1,0 +1,290 @@
+"""Tests of ``relay.cluster.transport``: dialling, accepting, and what bad peers get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from relay.cluster.frames import BULK, URGENT
+from relay.cluster.handshake import (
+    HELLO_BYTES_MAX,
+    REFUSED_CLUSTER,
+    REFUSED_INCARNATION,
+    Handshake,
+    Hello,
+    LinkRefused,
+    Refusal,
+)
+from relay.cluster.link import LENGTH, Deframer, Incoming
+from relay.cluster.transport import AcceptFactory, LinkOptions, TcpTransport
+from relay.errors import RemoteProtocolError
+from relay.interfaces import IRaftReceiver, IRaftTransport
+from relay.test.test_links import anybody, framed, hello_of
+
+
+@implementer(IRaftReceiver)
+class Receiver:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def received(self, node: int, frame: bytes) -> None:
+        if frame == b"bad":
+            raise RemoteProtocolError("a bad frame")
+        self.told.append(("received", node, frame))
+
+    def linked(self, node: int) -> None:
+        self.told.append(("linked", node))
+
+    def unlinked(self, node: int) -> None:
+        self.told.append(("unlinked", node))
+
+    def unreachable(self, node: int) -> None:
+        self.told.append(("unreachable", node))
+
+
+class TransportTests(SynchronousTestCase):
+    """Dialling, accepting, and what bad peers get."""
+
+    def setUp(self) -> None:
+        self.reactor: Any = MemoryReactorClock()
+        self.receiver = Receiver()
+        self.met: list[int] = []
+        self.refused: list[tuple[int, int]] = []
+        self.transport = TcpTransport(
+            self.reactor,
+            b"s",
+            hello_of(1),
+            self.check,
+            lambda hello: self.met.append(hello.node),
+            lambda node, error: self.refused.append((node, error.refusal)),
+            lambda: 0.0,
+            LinkOptions(links_max=2),
+        )
+        self.complaints: list[str] = []
+        complain = self.transport.complain
+
+        def noted(address: object, reason: str) -> None:
+            self.complaints.append(reason)
+            complain(address, reason)
+
+        self.transport.complain = noted  # type: ignore[method-assign]  # noted, too
+        self.transport.use(self.receiver)
+        self.transport.add(2, "tcp:h2:7400")
+        self.transport.start()
+        self.addCleanup(self.transport.stop)
+        verifyObject(IRaftTransport, self.transport)
+        verifyObject(IRaftReceiver, self.receiver)
+
+    def check(self, hello: Hello) -> tuple[int, str] | None:
+        return (REFUSED_CLUSTER, "another cluster") if hello.cluster != "c" else None
+
+    # --- the node that is dialled -----------------------------------------------------------------------------------
+
+    def factory(self) -> Any:
+        """That of the last attempt to connect."""
+        return self.reactor.tcpClients[-1][2]
+
+    def connect(self, acceptor: Handshake | None = None) -> tuple[Any, StringTransport]:
+        """The last attempt succeeds, and the other side shakes hands."""
+        protocol = self.factory().buildProtocol(None)
+        wire = StringTransport()
+        wire.abortConnection = lambda: None  # type: ignore[method-assign]  # the test tells when it is lost
+        protocol.makeConnection(wire)
+        acceptor = acceptor or Handshake(b"s", hello_of(2), anybody)
+        deframer = Deframer(HELLO_BYTES_MAX)
+        for _ in range(2):
+            data = wire.value()
+            wire.clear()
+            for frame in deframer.add(data):
+                protocol.dataReceived(framed(acceptor.receive(frame) or b"?"))
+        wire.clear()
+        return protocol, wire
+
+    def fail(self, error: Any = None) -> None:  # type: ignore[override]  # of the last attempt to connect
+        self.factory().clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+
+    def test_sends(self):
+        """Frames go on the link that was dialled; without one they are not taken."""
+        self.assertFalse(self.transport.send(2, URGENT, b"x"))
+        _, wire = self.connect()
+        self.assertEqual((self.receiver.told, self.met), [("linked", 2)] and ([("linked", 2)], [2]))
+        self.assertTrue(self.transport.send(2, URGENT, b"x"))
+        self.assertEqual(wire.value(), framed(b"x"))
+        self.assertFalse(self.transport.send(9, URGENT, b"x"))
+
+    def test_gone(self):
+        """A lost link is tried again at once; if nobody listens the node is gone, which is said once."""
+        link, _ = self.connect()
+        attempts = len(self.reactor.tcpClients)
+        link.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(len(self.reactor.tcpClients), attempts + 1)
+        self.fail()
+        self.assertEqual(self.receiver.told[1:], [("unlinked", 2), ("unreachable", 2)])
+        for _ in range(5):
+            self.reactor.advance(10)
+            self.fail()
+        self.assertEqual(len(self.receiver.told), 3)
+
+    def test_comes_back(self):
+        """A link that broke, with the node still there, is no outage."""
+        link, _ = self.connect()
+        link.connectionLost(Failure(ConnectionLost()))
+        self.connect()
+        self.assertEqual(self.receiver.told[1:], [("unlinked", 2), ("linked", 2)])
+
+    def test_backs_off(self):
+        """Attempts become rarer, to a limit."""
+        times = []
+        for _ in range(12):
+            before = self.reactor.seconds()
+            attempts = len(self.reactor.tcpClients)
+            self.fail()
+            while len(self.reactor.tcpClients) == attempts:
+                self.reactor.advance(0.01)
+            times.append(self.reactor.seconds() - before)
+        self.assertEqual(times, sorted(times))
+        self.assertLess(times[0], 0.1)
+        self.assertAlmostEqual(times[-1], self.transport.options.retry_s_max, places=1)
+
+    def test_hurries(self):
+        """A node that links to this one is dialled without waiting."""
+        for _ in range(8):
+            self.fail()
+            self.reactor.advance(3)
+        self.fail()
+        attempts = len(self.reactor.tcpClients)
+        self.accepted(2)
+        self.assertEqual(len(self.reactor.tcpClients), attempts + 1)
+
+    def test_refused_by_the_other(self):
+        """A refusal is told to the node with its code, and tried again later."""
+        protocol = self.factory().buildProtocol(None)
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(framed(msgspec.msgpack.encode(Refusal(REFUSED_INCARNATION, "emptied"))))
+        protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.refused, [(2, REFUSED_INCARNATION)])
+        attempts = len(self.reactor.tcpClients)
+        self.reactor.advance(3)
+        self.assertEqual(len(self.reactor.tcpClients), attempts + 1)
+
+    def test_stuck(self):
+        """A link on which the other side takes nothing is cut."""
+        _, wire = self.connect()
+        link = self.transport.dialers[2].link
+        assert link is not None
+        cut: list[bool] = []
+        wire.abortConnection = lambda: cut.append(True)  # type: ignore[method-assign]  # noted
+        link.pauseProducing()
+        self.transport.send(2, BULK, b"x")
+        for _ in range(self.transport.options.silent_looks + 1):
+            self.reactor.advance(1)
+        self.assertEqual(cut, [True])
+
+    def test_dropped(self):
+        """A node that was removed is not dialled any more."""
+        self.fail()
+        self.transport.drop(2)
+        attempts = len(self.reactor.tcpClients)
+        self.reactor.advance(10)
+        self.assertEqual(len(self.reactor.tcpClients), attempts)
+
+    # --- nodes that dial this one -----------------------------------------------------------------------------------
+
+    def accepted(self, node: int, secret: bytes = b"s", **hello: Any) -> tuple[Any, StringTransport, Deframer]:
+        """A node dials, and shakes hands as far as it comes."""
+        protocol: Any = AcceptFactory(self.transport).buildProtocol(None)
+        wire = StringTransport()
+        protocol.makeConnection(wire)
+        dialler = Handshake(secret, hello_of(node, **hello), anybody, 1)
+        protocol.dataReceived(framed(dialler.begin()))
+        deframer = Deframer(HELLO_BYTES_MAX)
+        data = wire.value()
+        wire.clear()
+        for frame in deframer.add(data):
+            try:
+                protocol.dataReceived(framed(dialler.receive(frame) or b"?"))
+            except LinkRefused:
+                wire.write(framed(frame))
+        return protocol, wire, deframer
+
+    def test_receives(self):
+        """Frames of a node that shook hands go to the receiver."""
+        protocol, _, _ = self.accepted(3)
+        protocol.dataReceived(framed(b"one", b"two"))
+        self.assertEqual(self.receiver.told, [("received", 3, b"one"), ("received", 3, b"two")])
+
+    def test_newcomer(self):
+        """A node that is in no file is dialled where its hello says."""
+        self.accepted(3)
+        self.assertEqual(self.reactor.tcpClients[-1][0], "h3")
+
+    def test_bad_peers(self):
+        """Wrong cluster, version, secret, garbage, another protocol, an oversized frame: refused with one line each."""
+        bad: list[tuple[dict[str, Any], bytes, str]] = [
+            ({"cluster": "x"}, b"s", "another cluster"),
+            ({"version": 7}, b"s", "version 7"),
+            ({}, b"t", "secrets"),
+        ]
+        for hello, secret, reason in bad:
+            protocol, wire, _ = self.accepted(3, secret, **hello)
+            self.assertTrue(wire.disconnecting, reason)
+            protocol.connectionLost(Failure(ConnectionDone()))
+            self.assertIn(reason, self.complaints[-1])
+            self.assertNotIn("\n", self.complaints[-1])
+        for data, reason in ((b"GET / HTTP/1.1\r\n\r\n", "bytes"), (framed(b"\xc1"), "not a relay link")):
+            protocol = AcceptFactory(self.transport).buildProtocol(None)
+            protocol.makeConnection(StringTransport())
+            protocol.dataReceived(data)
+            protocol.connectionLost(Failure(ConnectionDone()))
+            self.assertIn(reason, self.complaints[-1])
+        self.assertEqual((self.met, self.receiver.told), ([], []))
+
+    def test_bad_frames(self):
+        """A frame that the receiver refuses, or one over the limit, ends that link."""
+        too_long = LENGTH.pack(self.transport.options.frame_bytes_max + 1)
+        for data, reason in ((framed(b"bad", b"good"), "a bad frame"), (too_long, "bytes")):
+            protocol, wire, _ = self.accepted(3)
+            protocol.dataReceived(data)
+            self.assertTrue(wire.disconnecting)
+            protocol.connectionLost(Failure(ConnectionDone()))
+            self.assertIn(reason, self.complaints[-1])
+        self.assertEqual(self.receiver.told, [])
+
+    def test_said_once(self):
+        """The same complaint about the same address is one line in a while."""
+        for _ in range(3):
+            self.transport.complain("h", "why")
+        self.assertEqual((self.transport.refusals, len(self.transport._said)), (3, 1))
+
+    def test_limit(self):
+        """So many links are accepted, and no more."""
+        factory: Any = AcceptFactory(self.transport)
+        for _ in range(2):
+            factory.buildProtocol(None).makeConnection(StringTransport())
+        self.assertIsNone(factory.buildProtocol(None))
+
+    def test_silent(self):
+        """Who does not shake hands, or says nothing any more, is cut off."""
+        factory: Any = AcceptFactory(self.transport)
+        idle = factory.buildProtocol(None)
+        wires = []
+        for protocol in (idle, self.accepted(3)[0]):
+            wire = StringTransport()
+            protocol.makeConnection(wire) if protocol is idle else None
+            wires.append(wire)
+        for _ in range(6):
+            self.reactor.advance(1)
+        self.assertEqual([link.ended for link in (idle,)], [True])
+        self.assertTrue(any(isinstance(link, Incoming) and not link.ended for link in self.transport.incoming))
+        for _ in range(6):
+            self.reactor.advance(1)
+        self.assertTrue(all(link.ended for link in self.transport.incoming))
