@@ -31,34 +31,40 @@ COMMAND_FAILED: Final = 1000
 """The application's error number of a command that did not end with 0."""
 
 Options = dict[str, Any]  # Any: click's parameters, each command's own
+Command = Callable[[Client, Options], Awaitable[int]]
 
 
 def run(name: str, options: Options) -> int:
     """Run one command; its exit status."""
+    return run_command(_COMMANDS[name], options, endless=name in ("sub", "serve"))
+
+
+def run_command(command: Command, options: Options, endless: bool = False) -> int:
+    """Connect, run ``command`` and disconnect; the exit status. ``endless``: to be interrupted is no failure."""
     try:
-        return asyncio.run(_guarded(name, options))
+        return asyncio.run(_guarded(command, options, endless))
     except BrokenPipeError:
         # Whoever read the output has gone (`relay sub … | head`): that is no failure, and Python must not try again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-async def _guarded(name: str, options: Options) -> int:
+async def _guarded(command: Command, options: Options, endless: bool) -> int:
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
     try:
-        return await _connected(name, options)
+        return await _connected(command, options)
     except RelayError as error:
         show_error(error, options["as_json"])
         return exit_status(error)
     except asyncio.CancelledError:
-        return 0 if name in ("sub", "serve") else INTERRUPTED
+        return 0 if endless else INTERRUPTED
 
 
-async def _connected(name: str, options: Options) -> int:
+async def _connected(command: Command, options: Options) -> int:
     metadata = {}
     for pair in options.get("metadata", ()):
         key, equals, value = pair.partition("=")
@@ -77,7 +83,7 @@ async def _connected(name: str, options: Options) -> int:
         realm=options["realm"], device=options["device"], options=settings, on_state=_State(options["as_json"]),
     )  # fmt: skip
     async with client:
-        return await _COMMANDS[name](client, {**options, "metadata": metadata})
+        return await command(client, {**options, "metadata": metadata})
 
 
 def _secure(options: Options) -> SecureChannel:
@@ -402,6 +408,6 @@ def _time(unix_ms: int) -> str:
     return datetime.fromtimestamp(unix_ms / 1000).astimezone().isoformat(" ", "seconds")
 
 
-_COMMANDS: Final[dict[str, Callable[[Client, Options], Awaitable[int]]]] = {
+_COMMANDS: Final[dict[str, Command]] = {
     "pub": _pub, "sub": _sub, "push": _push, "call": _call, "serve": _serve, "presence": _presence,
 }  # fmt: skip

@@ -23,6 +23,7 @@ USAGE: Final = 2
 CANNOT_CONNECT: Final = 3
 REFUSED: Final = 4
 TIMED_OUT: Final = 5
+UNKNOWN: Final = 6
 INTERRUPTED: Final = 130
 
 _STATUSES: Final[tuple[tuple[type[RelayError], int], ...]] = (

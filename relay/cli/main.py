@@ -9,6 +9,7 @@ status  meaning
 3       no connection
 4       refused: not let in, or not allowed
 5       no answer in time
+6       a write to the cluster whose end is unknown: it may have been done
 130     interrupted (Ctrl-C)
 ======  =============================================================================================
 
@@ -44,6 +45,7 @@ COMMANDS: Final = {
     "status": ("relay.cli.client:status", "Show how a node is."),
     "config": ("relay.cli.config:config", "Check and show configurations."),
     "key": ("relay.cli.key:key", "Show and make keys of the secure channel."),
+    "raft": ("relay.cli.raft:raft", "Look after a cluster, and read and write its keys."),
     "wal": ("relay.cli.wal:wal", "Look into a write-ahead log."),
     "bench": ("relay.cli.bench:bench", "Load a node and measure it."),
 }
