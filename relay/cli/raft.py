@@ -35,10 +35,13 @@ def _run(name: str, options: dict[str, Any]) -> NoReturn:  # Any: each command's
 @raft.command()
 @click.argument("directory", type=click.Path(file_okay=False))
 @click.option("--nodes", type=click.IntRange(1, 9), default=3, show_default=True, help="How many; an odd number.")
-@click.option("--host", default="127.0.0.1", show_default=True,
-              help="Where they listen for one another; edit the files when they are on several machines.")  # fmt: skip
+@click.option("--host", "hosts", multiple=True, default=["127.0.0.1"], show_default=True,
+              help="Where nodes listen for one another: one address for all, or one for each node.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65_000), default=8000, show_default=True,
-              help="Of the first node; each uses three: clients, web, nodes.")  # fmt: skip
+              help="For clients; on one machine node N has this + N. The web's is 80 above.")  # fmt: skip
+@click.option("--cluster-port", type=click.IntRange(1, 65_000), default=7400, show_default=True,
+              help="For the other nodes; on one machine node N has this + N.")  # fmt: skip
+@click.option("--name", default="relay", show_default=True, help="The cluster's name.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the files' names as JSON.")
 def init(**options: Any) -> int:  # Any: click's parameters
