@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from relay.config_keys import ClusterKeys
 from relay.config_types import WHOLE_MAX, Name, Positive, PositiveSeconds, Secret, Section, Text
 
 
@@ -41,6 +42,14 @@ class Cluster(Section, frozen=True, kw_only=True):
             description="timing: `lan` heartbeats 50 ms, elections after 300 to 600 ms; `wan` 300 ms, 2.5 to 5 s"
         ),
     ] = "lan"
+    api: Annotated[
+        Literal["local", "permitted"],
+        Meta(
+            description="who may call `$raft.…` besides sessions with a `call` permission that begins with `$raft`: "
+            "those from this machine over plain TCP or a Unix socket that may call everything, or nobody"
+        ),
+    ] = "local"
+    keys: ClusterKeys = ClusterKeys()
     proposal_bytes_max: Annotated[
         int, Meta(ge=1024, le=2_097_152, description="largest command of a replicated state machine")
     ] = 1_048_576

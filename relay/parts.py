@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from relay.bridges.webhooks import Webhooks
 
 if TYPE_CHECKING:
+    from relay.cluster.api import ClusterApi
     from relay.cluster.service import ClusterService
 
 log = Logger()
@@ -53,6 +54,8 @@ log = Logger()
 NODE_ID_BYTES: Final = 8
 NODE_ID_FILE: Final = "node.id"
 INCARNATION_BYTES: Final = 3
+LEAVE_S: Final = 2.0
+"""What a stopping node has in the cluster is handed over within this, or goes when its lease is over."""
 WORKER: Final = 0
 """One process, one core: the number of this one among those of the machine."""
 
@@ -101,11 +104,17 @@ class Parts:
         self.authentication = self._authentication(config)
         self.realms: dict[str, str] = {}
         self.cluster: ClusterService | None = None
+        self.cluster_api: ClusterApi | None = None
         if config.cluster is not None:
             # Without a section nothing of it is loaded.
+            from relay.cluster.api import GROUP, ClusterApi
             from relay.cluster_parts import make_cluster
 
-            self.cluster = make_cluster(config.cluster, Path(config.data), reactor, {})
+            api = self.cluster_api = ClusterApi(config.cluster, self.hub)
+            self.cluster = make_cluster(
+                config.cluster, Path(config.data), reactor, api.machines,
+                lambda groups: api.start(groups.groups[GROUP], reactor, self.application),
+            )  # fmt: skip
         self.draining = False
 
     def _open_stores(self, config: Config) -> None:
@@ -194,6 +203,12 @@ class Parts:
         atexit.register(os._exit, 1)
         self.reactor.callWhenRunning(self.reactor.stop)
 
+    def leave(self) -> Deferred[None]:
+        """Before the node stops: hand over what it has in the cluster. Fires when that is done or cannot be."""
+        if self.cluster_api is None:
+            return succeed(None)
+        return self.cluster_api.stop().addTimeout(LEAVE_S, self.reactor).addErrback(_log_leave)
+
     def stop(self) -> Deferred[None]:
         """The opposite; fires when the plugins have ended."""
         self.application.stop()
@@ -237,6 +252,10 @@ class Parts:
             return 503, {"status": "draining", "node": self.node_id}
         sessions = len(self.hub.sessions)
         return 200, {"status": "ready", "node": self.node_id, "sessions": sessions}
+
+
+def _log_leave(failure: Failure) -> None:
+    log.warn("not all that this node has in the cluster was handed over: {error}", error=failure.getErrorMessage())
 
 
 def _log_plugin(failure: Failure) -> None:

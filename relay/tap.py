@@ -192,7 +192,7 @@ class Node(MultiService):
             service.stop_accepting().addErrback(lambda failure: log.failure("closing a listener", failure))
         assert self._signals is not None
         signals = self._signals
-        parts.gate.drain().addBoth(lambda _: signals.stop())
+        parts.gate.drain().addBoth(lambda _: parts.leave()).addBoth(lambda _: signals.stop())
 
     def _reload(self) -> None:
         """Read the configuration again; what is wrong with it is logged, and nothing changes."""

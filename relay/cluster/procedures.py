@@ -13,7 +13,7 @@ lease_grant / lease_keep / lease_revoke ttl_s / leases / lease ─▶ lease / lo
 session_open / session_close            - / session ─▶ session
 campaign / resign / election            election, candidate, lease, value / … / election ─▶ candidate, token, state
 status                                  - ─▶ node, leader, term, members …
-member_add / _promote / _remove         node ─▶ members
+member_add / _promote / _remove         node ─▶ members: voters, learners, outgoing
 transfer                                node (0: the best) ─▶ leader
 snapshot                                - ─▶ index
 ======================================  ==============================================================================
@@ -37,6 +37,7 @@ from relay import app, errors
 from relay.cluster.keyvalue import KeyValue
 from relay.cluster.kv import ballots
 from relay.cluster.kv import commands as c
+from relay.cluster.raft.types import ConfState
 
 PAIRS_MAX: Final = 1000
 """That one answer to ``range`` lists; ``next`` says where to go on."""
@@ -349,17 +350,17 @@ class ClusterProcedures:
     @app.pull
     async def member_add(self, asked: NodeGiven) -> dict[str, object]:
         """Make a node a learner: it gets the log, without a vote."""
-        return {"members": await told(lambda done: self._group.add_learner(asked.node, done))}
+        return _members(await told(lambda done: self._group.add_learner(asked.node, done)))
 
     @app.pull
     async def member_promote(self, asked: NodeGiven) -> dict[str, object]:
         """Make a learner that has caught up a voter."""
-        return {"members": await told(lambda done: self._group.promote(asked.node, done))}
+        return _members(await told(lambda done: self._group.promote(asked.node, done)))
 
     @app.pull
     async def member_remove(self, asked: NodeGiven) -> dict[str, object]:
         """Take a node out for good."""
-        return {"members": await told(lambda done: self._group.remove(asked.node, done))}
+        return _members(await told(lambda done: self._group.remove(asked.node, done)))
 
     @app.pull
     async def transfer(self, asked: SuccessorGiven) -> dict[str, int]:
@@ -371,6 +372,10 @@ class ClusterProcedures:
     async def snapshot(self) -> dict[str, object]:
         """Snapshot on this node now."""
         return {"index": await told(self._group.take_snapshot)}
+
+
+def _members(found: ConfState) -> dict[str, object]:
+    return {"members": {"voters": found.voters, "learners": found.learners, "outgoing": found.voters_outgoing}}
 
 
 def told(ask: Callable[[Callable[[Any, errors.RelayError | None], object]], object]) -> Deferred[Any]:

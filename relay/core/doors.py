@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from relay.errors import Denied
+from relay.errors import Denied, Unavailable
 from relay.wire.names import matches
 
 if TYPE_CHECKING:
@@ -28,14 +28,21 @@ REALM: Final = "default"
 
 
 class Door:
-    """The door to the procedures whose first segment is ``segment``. ``local``: open to this machine."""
+    """The door to the procedures whose first segment is ``segment``. ``local``: open to this machine. ``closed``: why
+    nobody is let in now, '' when it is open."""
 
-    def __init__(self, segment: str, local: bool) -> None:
+    def __init__(self, segment: str, local: bool, closed: str = "") -> None:
+        self.closed = closed
         self._segment = segment
         self._local = local
 
     def __call__(self, session: Session, name: str) -> None:
-        """Raises ``Denied`` when ``session`` may not call ``name``."""
+        """Raises ``Denied`` when ``session`` may not call ``name``, ``Unavailable`` while the door is closed."""
+        self._check(session, name)
+        if self.closed:
+            raise Unavailable(self.closed)
+
+    def _check(self, session: Session, name: str) -> None:
         call = session.identity.permissions.permit.call
         if any(pattern.partition(".")[0] == self._segment and matches(pattern, name) for pattern in call):
             return
