@@ -59,7 +59,7 @@ def status(**options: Any) -> None:  # Any: click's parameters
 
 
 @raft.command()
-@click.argument("key")
+@click.argument("name", metavar="KEY")
 @click.argument("value", required=False)
 @click.option("--lease", type=click.IntRange(min=1), default=None, help="The key goes with this lease.")
 @click.option("--absent", is_flag=True, help="Only a new key.")
@@ -72,7 +72,7 @@ def put(**options: Any) -> None:  # Any: click's parameters
 
 
 @raft.command()
-@click.argument("key")
+@click.argument("name", metavar="KEY")
 @click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
 @click.option("--keys", is_flag=True, help="Their names only.")
 @click.option("--stale", is_flag=True, help="What this node has, without asking the others.")
@@ -83,7 +83,7 @@ def get(**options: Any) -> None:  # Any: click's parameters
 
 
 @raft.command()
-@click.argument("key")
+@click.argument("name", metavar="KEY")
 @click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
 @click.option("--revision", type=click.IntRange(min=0), default=None, help="Only when last changed at this revision.")
 @connection

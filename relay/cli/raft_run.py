@@ -73,16 +73,16 @@ async def _put(client: Client, options: Options) -> int:
     except UnicodeDecodeError:
         data = base64.b64encode(value).decode()
     answer = await ask(
-        client, "put", key=options["key"], value=text, data=data, lease=options["lease"],
+        client, "put", key=options["name"], value=text, data=data, lease=options["lease"],
         absent=options["absent"] or None, revision=options["revision"], equals=options["equals"],
     )  # fmt: skip
-    _print(options, answer, f"{options['key']} is set at revision {answer['revision']}")
+    _print(options, answer, f"{options['name']} is set at revision {answer['revision']}")
     return 0
 
 
 async def _get(client: Client, options: Options) -> int:
     if not options["prefix"]:
-        pair = await ask(client, "get", key=options["key"], stale=options["stale"])
+        pair = await ask(client, "get", key=options["name"], stale=options["stale"])
         if options["as_json"]:
             _print(options, pair, "")
         elif options["keys"]:
@@ -92,7 +92,7 @@ async def _get(client: Client, options: Options) -> int:
         return 0
     start = ""
     while True:
-        answer = await ask(client, "range", prefix=options["key"], start=start, stale=options["stale"])
+        answer = await ask(client, "range", prefix=options["name"], start=start, stale=options["stale"])
         for pair in answer["pairs"]:
             name = json.dumps(pair["key"], ensure_ascii=False)[1:-1]
             _print(options, pair, name if options["keys"] else f"{name}\t{_shown(pair)}")
@@ -102,7 +102,7 @@ async def _get(client: Client, options: Options) -> int:
 
 
 async def _delete(client: Client, options: Options) -> int:
-    which = {"prefix": options["key"]} if options["prefix"] else {"key": options["key"]}
+    which = {"prefix": options["name"]} if options["prefix"] else {"key": options["name"]}
     answer = await ask(client, "delete", revision=options["revision"], **which)
     _print(options, answer, f"{answer['deleted']} deleted at revision {answer['revision']}")
     return 0 if answer["deleted"] else FAILED
