@@ -15,16 +15,16 @@ _LIMITS = Limits()
 class ClusterKeys(Section, frozen=True, kw_only=True):
     """Keys, leases, elections and client sessions of the cluster; `docs/cluster-kv.md`.
 
-    All but the last four are the cluster's: those of the node that leads count, for all nodes.
+    All but the last five are the cluster's: those of the node that leads count, for all nodes.
     """
 
     keys_max: Annotated[Positive, Meta(description="keys")] = _LIMITS.keys_max
     bytes_max: Annotated[Positive, Meta(description="keys and values together")] = _LIMITS.bytes_max
     key_bytes_max: Annotated[int, Meta(ge=1, le=4096, description="longest key")] = _LIMITS.key_bytes_max
     value_bytes_max: Annotated[int, Meta(ge=1, le=262_144, description="largest value")] = _LIMITS.value_bytes_max
-    txn_operations_max: Annotated[
-        int, Meta(ge=2, le=4096, description="steps and conditions of one transaction")
-    ] = _LIMITS.txn_operations_max
+    txn_operations_max: Annotated[int, Meta(ge=2, le=4096, description="steps and conditions of one transaction")] = (
+        _LIMITS.txn_operations_max
+    )
     delete_keys_max: Annotated[Positive, Meta(description="keys that are deleted by one prefix")] = (
         _LIMITS.delete_keys_max
     )
@@ -56,6 +56,8 @@ class ClusterKeys(Section, frozen=True, kw_only=True):
     election_ttl_s: Annotated[
         PositiveSeconds, Meta(description="lease of the node's own candidacies: a crash hands over after this")
     ] = 5.0
+
+    candidacies_max: Annotated[Positive, Meta(description="elections in which the node is a candidate")] = 1000
 
     def limits(self) -> Limits:
         """Those of the state."""

@@ -48,7 +48,7 @@ class ClusterApi:
             write_timeout_s=settings.write_timeout_s, writes_max=settings.writes_max, watches_max=settings.watches_max,
         )  # fmt: skip
         self._timekeeper = Timekeeper(self.machine, keys, clock, settings.limits())
-        self.elections = RaftElections(keys, f"node.{group.node}", settings.election_ttl_s)
+        self.elections = RaftElections(keys, f"node.{group.node}", settings.election_ttl_s, settings.candidacies_max)
         application.add(KeyValueProcedures(keys), own=True)
         application.add(ClusterProcedures(keys, lambda: self._status(group)), own=True)
         self._hub.local.update(application.providers())

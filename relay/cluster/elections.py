@@ -112,18 +112,15 @@ class RaftElections:
             self._background(self._join(candidacy))
 
     def _renewed(self, sent_at_s: float) -> None:
-        """The lease lasts until ``ttl`` after ``sent_at_s``."""
+        """The lease lasts until ``ttl`` after ``sent_at_s``; that may be over, then the next renewal is due now."""
+        self._stop_timers()
         self._valid_until_s = sent_at_s + self._ttl_s
         left_s = self._valid_until_s - self._clock.seconds()
-        if left_s <= 0:
+        self._renewal = self._clock.callLater(self._ttl_s / RENEWALS if left_s > 0 else 0, self._renew_later)
+        if left_s > 0:
+            self._expiry = self._clock.callLater(left_s, self._expired)
+        else:
             self._expired()
-            return
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = self._clock.callLater(left_s, self._expired)
-        if self._renewal is not None and self._renewal.active():
-            self._renewal.cancel()
-        self._renewal = self._clock.callLater(self._ttl_s / RENEWALS, self._renew_later)
 
     def _expired(self) -> None:
         """The lease may be over; whether it is only the state can tell."""
@@ -135,6 +132,11 @@ class RaftElections:
         self._background(self._renew(self._lease))
 
     async def _renew(self, lease: int) -> None:
+        if not self._candidacies:
+            # Nobody needs it any more; the next candidacy gets another.
+            self._forget_lease()
+            await self._revoke(lease)
+            return
         while lease == self._lease and self._lease:
             sent_at_s = self._clock.seconds()
             try:
@@ -161,6 +163,9 @@ class RaftElections:
     def _forget_lease(self) -> None:
         self._lease = 0
         self._valid_until_s = 0.0
+        self._stop_timers()
+
+    def _stop_timers(self) -> None:
         for call in (self._renewal, self._expiry):
             if call is not None and call.active():
                 call.cancel()

@@ -21,6 +21,7 @@ from zope.interface import classImplements
 
 from relay import errors
 from relay.cluster.kv.commands import Command, Event, Open, Operation, Pair, Result, encode
+from relay.cluster.kv.history import WHOLE_BYTES
 from relay.cluster.kv.machine import KeyValueMachine
 from relay.cluster.kv.state import State
 from relay.interfaces import IRaftGroup, IStateMachine
@@ -28,7 +29,8 @@ from relay.interfaces import IRaftGroup, IStateMachine
 classImplements(KeyValueMachine, IStateMachine)  # said here: the machine is below the interfaces
 
 RETRY_S: Final = 0.02
-"""Between two attempts of a write that found no leader: a tenth of the shortest election."""
+RETRY_S_MAX: Final = 0.32
+"""Between two attempts of a write that found no leader, doubled each time: from a tenth of the shortest election on."""
 
 _ERRORS: Final[dict[str, type[errors.RelayError]]] = {
     "invalid": errors.BadBody,
@@ -123,6 +125,7 @@ class KeyValue:
             raise errors.Full(f"{self._writes_max} writes are under way")
         self._writes += 1
         unknown = False
+        retry_s = RETRY_S
         try:
             while True:
                 try:
@@ -131,11 +134,12 @@ class KeyValue:
                     unknown = unknown or error.outcome == "unknown"
                     # A session too many does no harm: the state lets the idle ones go.
                     may_repeat = error.temporary and (client or not unknown or isinstance(operation, Open))
-                    if not may_repeat or self.clock.seconds() + RETRY_S >= until_s:
+                    if not may_repeat or self.clock.seconds() + retry_s >= until_s:
                         if unknown and error.outcome != "unknown":
                             raise errors.Unavailable(str(error), outcome="unknown") from None
                         raise
-                await deferLater(self.clock, RETRY_S)
+                await deferLater(self.clock, retry_s)
+                retry_s = min(retry_s * 2, RETRY_S_MAX)
         finally:
             self._writes -= 1
 
@@ -148,7 +152,7 @@ class KeyValue:
                 continue
             self._opening = []
             try:
-                result, _ = await self._command(Open(), 0, 0, lambda: 0, until_s)
+                result, _ = await self._command(Open(own=True), 0, 0, lambda: 0, until_s)
                 self._session = _Session(check(result).ids[0])
             finally:
                 opening, self._opening = self._opening, None
@@ -252,17 +256,21 @@ class Watch:
 
     def __init__(self, keys: KeyValue, prefix: str, revision: int) -> None:
         self.revision = revision
-        """The first that was not read yet."""
+        """To go on from: the first that was not read to its end."""
+        self._skip = 0  # so many of its events were read
         self._keys = keys
         self._prefix = prefix
         self._waiting: Deferred[None] | None = None
         self._end = keys.listen(prefix, self._wake)
 
-    async def read(self, events_max: int) -> list[Event]:
-        """The next events, at least one. Raises ``Gone``."""
+    async def read(self, events_max: int, bytes_max: int = WHOLE_BYTES) -> list[Event]:
+        """The next events within both limits, but at least one; those of one revision may come in several pieces.
+        Raises ``Gone``."""
         while True:
             history = self._keys.state.keys.history
-            found, self.revision = history.since(self.revision, self._prefix, events_max)
+            found, self.revision, self._skip = history.since(
+                self.revision, self._prefix, events_max, bytes_max, self._skip
+            )
             if found:
                 return found
             self._waiting = Deferred()

@@ -18,13 +18,15 @@ transfer                                node (0: the best) ─▶ leader
 snapshot                                - ─▶ index
 ======================================  ==============================================================================
 
-Values: ``value`` is text, ``data`` bytes (base64 in JSON). Answers give ``value`` when the bytes are UTF-8, else
-``data``. Writes take ``client``, ``seq`` and ``ack`` of a session (``session_open``): then the same command again, also
-on another node, is done once. Reads are linearizable; with ``stale`` they show what this node has, at once.
+Values: ``value`` is text, ``data`` bytes (base64 in JSON). Answers give ``value`` when the bytes are UTF-8 without
+control characters (but tab and newline), else ``data``. Writes take ``client``, ``seq`` and ``ack`` of a session
+(``session_open``): then the same command again, also on another node, is done once. Reads are linearizable; with
+``stale`` they show what this node has, at once.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
 from typing import Annotated, Any, Final, Literal
@@ -41,10 +43,12 @@ from relay.cluster.raft.types import ConfState
 
 PAIRS_MAX: Final = 1000
 """That one answer to ``range`` lists; ``next`` says where to go on."""
-ANSWER_BYTES_MAX: Final = 524_288
-"""Of keys and values in one answer: half of the default frame."""
+ANSWER_BYTES_MAX: Final = 262_144
+"""Of keys and values in one answer, if there is more than one: with escapes and base64, half of the default frame."""
 EVENTS_MAX: Final = 256
-"""In one answer to ``watch``, more when one revision has more."""
+"""In one answer to ``watch``."""
+_CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""What makes a value no text: JSON would write each of them as six bytes."""
 PREFIX: Final = "$raft"
 
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -257,7 +261,7 @@ class KeyValueProcedures:
         with closing(self._keys.watch(prefix, revision)) as watch:
             yield {"revision": watch.revision, "events": []}
             while True:
-                events = await watch.read(EVENTS_MAX)
+                events = await watch.read(EVENTS_MAX, ANSWER_BYTES_MAX)
                 # ``revision``: from where to watch to go on behind these.
                 yield {"revision": watch.revision, "events": [*map(_event, events)]}
 
@@ -413,9 +417,10 @@ def _event(event: c.Event) -> EventShown:
 
 def _value(value: bytes) -> tuple[str | UnsetType, bytes | UnsetType]:
     try:
-        return value.decode(), UNSET
+        text = value.decode()
     except UnicodeDecodeError:
         return UNSET, value
+    return (UNSET, value) if _CONTROL.search(text) else (text, UNSET)
 
 
 def _bytes(value: str | None, data: bytes | None, optional: bool = False) -> bytes:

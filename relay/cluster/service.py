@@ -76,9 +76,7 @@ def group_options(config: Cluster) -> GroupOptions:
 def link_options(config: Cluster) -> LinkOptions:
     """The links' options of a configuration."""
     urgent, _, snapshots = LinkOptions().lane_bytes_max
-    return LinkOptions(
-        lane_bytes_max=(urgent, config.link_queue_bytes_max, snapshots), links_max=config.links_max
-    )
+    return LinkOptions(lane_bytes_max=(urgent, config.link_queue_bytes_max, snapshots), links_max=config.links_max)
 
 
 class ClusterService(Service):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from relay.cluster import election_beats
 from relay.cluster.candidacy import BUSY, ON_DUTY, OUT, STANDBY
 from relay.cluster.election_beats import HeartbeatElections
 from relay.cluster.elections import RaftElections
@@ -127,6 +129,31 @@ class RaftElectionTests(SynchronousTestCase):
         self.cluster.lead(2)
         self.cluster.run(5.0)
         self.assertEqual((first.state, first.token, second.state), (ON_DUTY, token, STANDBY))
+
+    def test_long_without_leader(self) -> None:
+        """Longer than the lease without a leader: nobody can say who is on duty; then it is the same one again."""
+        first, second = self.campaign(1), self.campaign(2)
+        self.cluster.run(0.1)
+        token = first.token
+        self.cluster.lead(0)
+        self.cluster.run(5.0)
+        self.assertEqual((first.state, first.token), (BUSY, None))
+        self.cluster.lead(2)
+        self.cluster.run(1.5)
+        self.assertEqual((first.state, first.token, second.state), (ON_DUTY, token, STANDBY))
+        self.cluster.run(10.0)
+        self.assertEqual((first.state, first.token), (ON_DUTY, token))
+
+    def test_lease_is_let_go(self) -> None:
+        """A node that is no candidate any more keeps no lease, and can become one again."""
+        candidacy = self.campaign(1)
+        self.cluster.run(0.1)
+        candidacy.give_up()
+        self.cluster.run(3.0)
+        self.assertEqual(len(self.cluster.members[2].machine.state.leases), 0)
+        candidacy = self.campaign(1)
+        self.cluster.run(0.1)
+        self.assertEqual(candidacy.state, ON_DUTY)
 
     def test_lost_answers(self) -> None:
         """Answers and proposals that are lost change nothing in the end."""
@@ -283,6 +310,16 @@ class HeartbeatElectionTests(SynchronousTestCase):
         elections.campaign("job", print)
         self.assertRaises(Conflict, elections.campaign, "job", print)
         self.assertRaises(LimitExceeded, elections.campaign, "other", print)
+
+    def test_others_max(self) -> None:
+        """More candidates than are remembered are not heard."""
+        self.patch(election_beats, "OTHERS_MAX", 2)
+        candidacy: Any = self.elections["a"].campaign("job", id)
+        for number in range(5):
+            beat = election_beats.Beat(1, "job", f"other{number}", 0, "busy")
+            self.elections["a"].receive(msgspec.msgpack.encode(beat))
+        self.assertEqual(len(self.elections["a"]._races["job"].others), 2)
+        self.assertEqual(candidacy.state, BUSY)
 
     def test_stop(self) -> None:
         """Nothing is under way afterwards."""

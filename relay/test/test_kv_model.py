@@ -217,7 +217,7 @@ class ModelTests(SynchronousTestCase):
                 self.assertEqual(result, expected)
             self.assertEqual(machine.state.keys.pairs(), [model.pairs[key] for key in sorted(model.pairs)])
         for revision in range(1, model.revision + 2):
-            found, following = machine.state.keys.history.since(revision, "a", 1000)
+            found, following, _ = machine.state.keys.history.since(revision, "a", 1000)
             wanted = [each for each in model.events if each.revision >= revision and each.pair.key.startswith("a")]
             self.assertEqual(sorted(found, key=order), wanted)
             self.assertEqual(following, model.revision + 1)
@@ -248,12 +248,11 @@ class ModelTests(SynchronousTestCase):
         history = machine.state.keys.history
         self.assertLessEqual(len(history), kept)
         self.assertRaises(Gone, history.since, history.compacted, "", events_max)
-        following, found = history.compacted + 1, []
-        while True:
-            some, following = history.since(following, "", events_max)
+        following, skip, found = history.compacted + 1, 0, []
+        while following <= machine.state.keys.revision:
+            some, following, skip = history.since(following, "", events_max, 200, skip)
+            self.assertLessEqual(len(some), events_max)
             found += some
-            if following > machine.state.keys.revision:
-                break
         self.assertEqual(found, [each for each in seen if each.revision > history.compacted])
 
 

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay import errors
 from relay.app import Application
+from relay.cluster import procedures
 from relay.cluster.kv.commands import Close, Grant, Keep, Limits, Put, Txn
 from relay.cluster.procedures import ClusterProcedures, KeyValueProcedures
 from relay.config import Handlers
@@ -197,6 +198,7 @@ class ProcedureTests(SynchronousTestCase):
         self.core = Core()
         self.cluster = FakeCluster(self.core.clock, write_timeout_s=1.0)
         self.application = Application(self.core.node, Handlers(), self.core.clock, Metrics())
+        self.addCleanup(self.application.stop)
         keys = self.cluster.keys[2]
         self.application.add(KeyValueProcedures(keys), own=True)
         self.application.add(ClusterProcedures(keys, lambda: {"node": 2}), own=True)
@@ -303,6 +305,35 @@ class ProcedureTests(SynchronousTestCase):
         errors_ = [m for m in self.guest.got if m.seq == seq and m.kind == kinds.ERROR]
         self.assertEqual(errors_[0].get(kinds.ERROR_CODE), errors.Gone.code)
 
+    def test_watch_in_pieces(self) -> None:
+        """A revision with many large changes comes in several answers, none of them too large, each change once."""
+        self.patch(procedures, "ANSWER_BYTES_MAX", 1000)
+        seq = self.guest.send(kinds.PULL, "$raft.watch", {"prefix": "", "revision": 1})
+        steps = [{"do": "put", "key": f"k{n:02}", "value": "x" * 300} for n in range(20)]
+        self.call("txn", then=steps)
+        bodies = [m.body for m in self.guest.got if m.seq == seq]
+        self.assertLess(max(map(len, bodies)), 2000)
+        answers = [decode_body(body, kinds.JSON, Any) for body in bodies]
+        self.assertEqual(
+            [event["key"] for answer in answers for event in answer["events"]], [step["key"] for step in steps]
+        )
+        self.assertEqual(([*{answer["revision"] for answer in answers[:-1]}], answers[-1]["revision"]), ([1], 2))
+
+    def test_range_in_pieces(self) -> None:
+        """Also by size."""
+        self.patch(procedures, "ANSWER_BYTES_MAX", 1000)
+        for n in range(4):
+            self.call("put", key=f"k{n}", value="x" * 400)
+        answer = self.call("range")
+        self.assertEqual((len(answer["pairs"]), answer["next"]), (2, "k2"))
+
+    def test_control_characters(self) -> None:
+        """What JSON would make six times as long is not shown as text."""
+        self.call("put", key="a", value="\x01\n")
+        self.call("put", key="b", value="\t\n")
+        self.assertEqual(self.call("get", key="a")["data"], base64.b64encode(b"\x01\n").decode())
+        self.assertEqual(self.call("get", key="b")["value"], "\t\n")
+
     def test_leases(self) -> None:
         """Granted, kept, revoked."""
         lease = self.call("lease_grant", ttl_s=10)["lease"]
@@ -319,6 +350,10 @@ class ProcedureTests(SynchronousTestCase):
         self.assertEqual(self.call("put", key="a", value="1", client=client, seq=1, ack=1), "bad_body")
         self.assertEqual(self.call("put", key="a", value="1", client=client, seq=2, ack=1)["revision"], 2)
         self.assertEqual(self.call("put", key="a", value="1", client=client, seq=1), "gone")
+        node = self.cluster.keys[2].state.sessions.all()[0]
+        self.assertLess(node.id, 0)
+        self.assertEqual(self.call("put", key="a", value="1", client=node.id, seq=99), "bad_body")
+        self.assertEqual(self.call("put", key="a", value="1", client=-node.id, seq=99), "not_found")
         self.call("session_close", session=client)
         self.assertEqual(self.call("put", key="a", value="1", client=client, seq=3), "not_found")
 

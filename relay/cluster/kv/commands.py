@@ -14,7 +14,7 @@ revoke     a lease ends, its keys are deleted
 time       the leader's clock has reached ``now_ms``: leases end
 campaign   a candidate joins an election; the first becomes on duty
 resign     a candidate leaves it
-open       a client session begins; its id is the entry's index
+open       a client session begins; its id is the entry's index, of a node's own session its negative
 close      it ends
 limits     the limits of the state from here on
 =========  ===========================================================================================================
@@ -52,7 +52,7 @@ class Limits(_Value, frozen=True, array_like=True):
     """Also of comparisons."""
     delete_keys_max: int = 10_000
     """That one ``delete_prefix`` removes."""
-    result_bytes_max: int = 1_048_576
+    result_bytes_max: int = 262_144
     """Of the values that one transaction reads."""
     leases_max: int = 10_000
     lease_ttl_ms_min: int = 100
@@ -170,7 +170,9 @@ class Resign(_Value, frozen=True, array_like=True, tag="resign"):
 
 
 class Open(_Value, frozen=True, array_like=True, tag="open"):
-    """A new client session."""
+    """A new client session. ``own``: a node's, whose id is negative, so that no client's command can come under it."""
+
+    own: bool = False
 
 
 class Close(_Value, frozen=True, array_like=True, tag="close"):

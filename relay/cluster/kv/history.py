@@ -18,6 +18,8 @@ from relay.errors import Gone
 
 EVENT_BYTES: Final = 128
 """What an event is taken to cost beside its key and value."""
+WHOLE_BYTES: Final = 2**62
+"""No limit."""
 _TRIM: Final = 1024
 """Places before the first kept event that are freed at once: removing them one by one would cost the list's length."""
 
@@ -62,22 +64,26 @@ class History:
             self._bytes -= event_bytes(self._events[self._first])
             self._first += 1
 
-    def since(self, revision: int, prefix: str, events_max: int) -> tuple[list[Event], int]:
-        """Events from ``revision`` on of keys that begin with ``prefix``, and the revision to go on from.
-
-        About ``events_max`` of them, more when one revision has more. Raises ``Gone`` when ``revision`` is compacted.
+    def since(
+        self, revision: int, prefix: str, events_max: int, bytes_max: int = WHOLE_BYTES, skip: int = 0
+    ) -> tuple[list[Event], int, int]:
+        """Events from ``revision`` on, but for its first ``skip``, of keys that begin with ``prefix``; and the revision
+        and ``skip`` to go on from. Within both limits, but at least one. Raises ``Gone`` for a compacted revision.
         """
         if revision <= self.compacted:
             raise Gone(f"revision {revision} is compacted, the history begins at {self.compacted + 1}")
         found: list[Event] = []
-        place = bisect_left(self._events, revision, self._first, key=_revision)
-        following = revision
-        while place < len(self._events):
+        size = 0
+        seen = 0  # of the events of ``revision``
+        for place in range(bisect_left(self._events, revision, self._first, key=_revision), len(self._events)):
             event = self._events[place]
-            if len(found) >= events_max and event.revision >= following:
-                return found, following
-            following = event.revision + 1
-            if event.pair.key.startswith(prefix):
-                found.append(event)
-            place += 1
-        return found, following
+            if event.revision != revision:
+                revision, seen, skip = event.revision, 0, 0
+            seen += 1
+            if seen <= skip or not event.pair.key.startswith(prefix):
+                continue
+            size += event_bytes(event)
+            if found and (len(found) >= events_max or size > bytes_max):
+                return found, revision, seen - 1
+            found.append(event)
+        return found, revision + 1 if seen else revision, 0

@@ -203,8 +203,9 @@ class KeyValueMachine:
     # --- sessions and limits --------------------------------------------------------------------------------------
 
     def _open(self, term: int, index: int, open_: Open) -> Result:
-        self.state.sessions.open(index, self.state.limits)
-        return Result(0, ids=(index,))
+        session = -index if open_.own else index
+        self.state.sessions.open(session, index, self.state.limits)
+        return Result(0, ids=(session,))
 
     def _close(self, term: int, index: int, close: Close) -> Result:
         if not self.state.sessions.close(close.session):

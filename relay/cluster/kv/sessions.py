@@ -45,11 +45,11 @@ class Sessions:
         """The least recently used first."""
         return list(self._sessions.values())
 
-    def open(self, session: int, limits: Limits) -> None:
-        """A new one; the one that was idle longest makes room."""
+    def open(self, session: int, index: int, limits: Limits) -> None:
+        """A new one, by the entry at ``index``; the one that was idle longest makes room."""
         while len(self._sessions) >= max(1, limits.sessions_max):
             self.close(next(iter(self._sessions)))
-        self._sessions[session] = Session(session, session)
+        self._sessions[session] = Session(session, index)
 
     def close(self, session: int) -> bool:
         """End one; False when there is none."""
