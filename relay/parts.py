@@ -107,13 +107,13 @@ class Parts:
         self.cluster_api: ClusterApi | None = None
         if config.cluster is not None:
             # Without a section nothing of it is loaded.
-            from relay.cluster.api import GROUP, ClusterApi
+            from relay.cluster.api import ClusterApi
             from relay.cluster_parts import make_cluster
 
             api = self.cluster_api = ClusterApi(config.cluster, self.hub)
             self.cluster = make_cluster(
                 config.cluster, Path(config.data), reactor, api.machines,
-                lambda groups: api.start(groups.groups[GROUP], reactor, self.application),
+                lambda groups: api.start(groups, reactor, self.application),
             )  # fmt: skip
         self.draining = False
 

@@ -8,7 +8,9 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
+from relay.cluster.election_beats import HeartbeatElections
 from relay.cluster.elections import RaftElections
+from relay.cluster.groups import Groups
 from relay.cluster.keyvalue import KeyValue
 from relay.cluster.kv.machine import KeyValueMachine
 from relay.cluster.procedures import PREFIX, ClusterProcedures, KeyValueProcedures
@@ -27,7 +29,7 @@ NOT_YET: Final = "the cluster has not begun: this node waits for all other found
 
 
 class ClusterApi:
-    """``machines``: what the groups replicate. ``keys`` and ``elections`` are there from ``start`` on."""
+    """``machines``: what the groups replicate. The others are there from ``start`` on."""
 
     def __init__(self, config: Cluster, hub: Hub) -> None:
         self.machine = KeyValueMachine()
@@ -35,13 +37,15 @@ class ClusterApi:
         self.machines: dict[int, Any] = {GROUP: self.machine}
         self.keys: KeyValue | None = None
         self.elections: RaftElections | None = None
+        self.heartbeat_elections: HeartbeatElections | None = None
         self._config = config
         self._hub = hub
         self._timekeeper: Timekeeper | None = None
         self._door = hub.doors[PREFIX] = Door(PREFIX, config.api == "local", closed=NOT_YET)
 
-    def start(self, group: IRaftGroup, clock: IReactorTime, application: Application) -> None:
-        """The group is there: let code and clients use it."""
+    def start(self, groups: Groups, clock: IReactorTime, application: Application) -> None:
+        """The groups are there: let code and clients use them."""
+        group = groups.groups[GROUP]
         settings = self._config.keys
         keys = self.keys = KeyValue(
             self.machine, group, clock,
@@ -49,6 +53,10 @@ class ClusterApi:
         )  # fmt: skip
         self._timekeeper = Timekeeper(self.machine, keys, clock, settings.limits())
         self.elections = RaftElections(keys, f"node.{group.node}", settings.election_ttl_s, settings.candidacies_max)
+        beats = self.heartbeat_elections = HeartbeatElections(
+            f"node.{group.node}", clock, groups.say, candidacies_max=settings.candidacies_max
+        )
+        groups.inbound.said = beats.receive
         application.add(KeyValueProcedures(keys), own=True)
         application.add(ClusterProcedures(keys, lambda: self._status(group)), own=True)
         self._hub.local.update(application.providers())
@@ -59,6 +67,8 @@ class ClusterApi:
         self._door.closed = "the node stops"
         if self._timekeeper is not None:
             self._timekeeper.stop()
+        if self.heartbeat_elections is not None:
+            self.heartbeat_elections.stop()
         return succeed(None) if self.elections is None else self.elections.stop()
 
     def _status(self, group: IRaftGroup) -> dict[str, object]:

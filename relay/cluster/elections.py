@@ -116,7 +116,8 @@ class RaftElections:
         self._stop_timers()
         self._valid_until_s = sent_at_s + self._ttl_s
         left_s = self._valid_until_s - self._clock.seconds()
-        self._renewal = self._clock.callLater(self._ttl_s / RENEWALS if left_s > 0 else 0, self._renew_later)
+        after_s = self._ttl_s / RENEWALS if left_s > 0 else 0
+        self._renewal = self._clock.callLater(after_s, lambda: self._background(self._renew(self._lease)))
         if left_s > 0:
             self._expiry = self._clock.callLater(left_s, self._expired)
         else:
@@ -127,9 +128,6 @@ class RaftElections:
         self._expiry = None
         for candidacy in list(self._candidacies.values()):
             candidacy.become(BUSY)
-
-    def _renew_later(self) -> None:
-        self._background(self._renew(self._lease))
 
     async def _renew(self, lease: int) -> None:
         if not self._candidacies:

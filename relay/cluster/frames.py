@@ -14,6 +14,7 @@ kind  name          content, behind the byte that says the kind
 6     chunk         ``[group, index, term, number, last, message, data]``: part ``number`` (from 0) of the snapshot at
                     ``(index, term)``; the first carries the MsgSnap it belongs to, ``data`` may be empty
 7     chunk back    ``[group, index, term, number, accepted]``
+8     said          bytes of no group, which may be lost: heartbeats of elections
 ====  ============  ===================================================================================================
 
 Decoding is strict: whatever does not fit is a :class:`RemoteProtocolError`. Lengths are bounded by the link's frames.
@@ -39,6 +40,7 @@ PROPOSE: Final = 4
 PLACED: Final = 5
 CHUNK: Final = 6
 CHUNK_BACK: Final = 7
+SAID: Final = 8
 
 URGENT: Final = 0
 BULK: Final = 1
@@ -120,7 +122,7 @@ _PROPOSE: Final = msgspec.msgpack.Decoder(Propose)
 _PLACED: Final = msgspec.msgpack.Decoder(Placed)
 _CHUNK: Final = msgspec.msgpack.Decoder(Chunk)
 _CHUNK_BACK: Final = msgspec.msgpack.Decoder(ChunkBack)
-_KIND_BYTES: Final = tuple(bytes([kind]) for kind in range(CHUNK_BACK + 1))
+_KIND_BYTES: Final = tuple(bytes([kind]) for kind in range(SAID + 1))
 
 T = TypeVar("T")
 
@@ -163,6 +165,11 @@ def encode_chunk(frame: Chunk) -> bytes:
 def encode_chunk_back(frame: ChunkBack) -> bytes:
     """Kind 7."""
     return _KIND_BYTES[CHUNK_BACK] + _encode(frame)
+
+
+def encode_said(data: bytes) -> bytes:
+    """Kind 8."""
+    return _KIND_BYTES[SAID] + data
 
 
 def decode_beats(frame: bytes) -> list[Beat]:

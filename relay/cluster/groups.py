@@ -95,6 +95,10 @@ class Groups:
         """Begin ticking."""
         self._timer = self._clock.callLater(self.options.tick_s, self._tick)
 
+    def say(self, data: bytes) -> None:
+        """Tell all linked nodes something that is of no group and may be lost; there ``inbound.said`` gets it."""
+        self.turn.out.say(data)
+
     def retire(self, done: Callable[[], object]) -> None:
         """Take no more proposals, and hand over all leaderships; ``done`` when that is so or time is up."""
         self.turn.stopped = True

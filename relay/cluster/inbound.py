@@ -3,7 +3,7 @@ ends."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from relay.cluster import frames
@@ -25,14 +25,16 @@ NOT_IN_RAFT_FRAMES: Final = LOCAL_MESSAGES | {MSG_FORGET_LEADER, MSG_HEARTBEAT, 
 
 
 class Inbound:
-    """``receive`` is all of it. Frames for groups that are not here are counted in ``unknown`` and dropped."""
+    """``receive`` is all of it. Frames for groups that are not here are counted in ``unknown`` and dropped. ``said``,
+    when it is not None, gets what other nodes say apart from all groups; it may raise ``RemoteProtocolError``."""
 
-    __slots__ = ("_host", "_receive", "_replicas", "_snapshots", "unknown")
+    __slots__ = ("_host", "_receive", "_replicas", "_snapshots", "said", "unknown")
 
     def __init__(self, host: Host, replicas: Mapping[int, Replica], snapshots: Mapping[int, GroupSnapshots]) -> None:
         self._host = host
         self._replicas = replicas
         self._snapshots = snapshots
+        self.said: Callable[[bytes], object] | None = None
         self.unknown = 0
         self._receive = {
             frames.RAFT: self._raft,
@@ -42,6 +44,7 @@ class Inbound:
             frames.PLACED: self._placed,
             frames.CHUNK: self._chunk,
             frames.CHUNK_BACK: self._chunk_back,
+            frames.SAID: self._said,
         }
 
     def receive(self, node: int, frame: bytes) -> None:
@@ -50,6 +53,10 @@ class Inbound:
         if receive is None:
             raise RemoteProtocolError(f"a frame of kind {frame[0]}" if frame else "an empty frame")
         receive(node, frame)
+
+    def _said(self, node: int, frame: bytes) -> None:
+        if self.said is not None:
+            self.said(frame[1:])
 
     def _replica(self, group: int) -> Replica | None:
         replica = self._replicas.get(group)

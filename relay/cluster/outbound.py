@@ -25,6 +25,7 @@ from relay.cluster.frames import (
     encode_placed,
     encode_propose,
     encode_raft,
+    encode_said,
     raft_part,
 )
 from relay.cluster.raft.codec import encode_message
@@ -159,6 +160,13 @@ class Outbounds:
     def send_chunk_back(self, node: int, frame: ChunkBack) -> None:
         """The answer."""
         self._transport.send(node, URGENT, encode_chunk_back(frame))
+
+    def say(self, data: bytes) -> None:
+        """Tell all linked nodes what is of no group."""
+        frame = encode_said(data)
+        for node, outbound in self.nodes.items():
+            if outbound.linked:
+                self._transport.send(node, URGENT, frame)
 
     def flush(self) -> list[tuple[int, int]]:
         """Send everything; the (node, group) whose appends were not taken."""

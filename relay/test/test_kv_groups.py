@@ -8,13 +8,14 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.cluster.candidacy import BUSY, ON_DUTY, STANDBY
+from relay.cluster.election_beats import HeartbeatElections
 from relay.cluster.elections import RaftElections
-from relay.cluster.frames import PLACED
+from relay.cluster.frames import PLACED, encode_said
 from relay.cluster.keyvalue import KeyValue
 from relay.cluster.kv.commands import Compare, Grant, Limits, Put, Txn
 from relay.cluster.kv.machine import KeyValueMachine
 from relay.cluster.timekeeper import Timekeeper
-from relay.errors import RelayError
+from relay.errors import RelayError, RemoteProtocolError
 from relay.test import group_cluster
 from relay.test.test_elections import GIVE_UP_S
 from relay.test.test_kv_model import digest
@@ -133,6 +134,24 @@ class GroupTests(SynchronousTestCase):
         self.cluster.until(lambda: second.state == ON_DUTY)
         self.assertLess(self.cluster.clock.seconds() - began_s, GIVE_UP_S)
         self.assertGreater(second.token, token)
+
+    def test_heartbeats(self) -> None:
+        """The lighter elections go over the nodes' links."""
+        candidacies = []
+        for node in (1, 2, 3):
+            groups = self.cluster[node].groups
+            assert groups is not None
+            elections = HeartbeatElections(f"n{node}", self.cluster.clock_of(self.cluster[node]), groups.say)
+            groups.inbound.said = elections.receive
+            candidacies.append(elections.campaign("job", lambda _: None))
+        self.cluster.until(lambda: [each.state for each in candidacies] == [ON_DUTY, STANDBY, STANDBY])
+        began_s = self.cluster.clock.seconds()
+        candidacies[0].give_up()
+        self.cluster.until(lambda: candidacies[1].state == ON_DUTY)
+        self.assertLess(self.cluster.clock.seconds() - began_s, GIVE_UP_S)
+        third = self.cluster[3].groups
+        assert third is not None
+        self.assertRaises(RemoteProtocolError, third.received, 1, encode_said(b"nonsense"))
 
     def test_duty_after_a_crash(self) -> None:
         """The one on duty and the leader die together: the next is on duty once the lease is over, not before."""
