@@ -182,19 +182,27 @@ def _status(options: Options) -> int:
 
 def _describe(url: str, answer: Answer) -> str:
     """A node's view in a few lines."""
-    lines = [f"{url}  node {answer['node']}"]
-    for name, value in answer.items():
-        if name in ("node", "progress"):
-            continue
-        shown = " ".join(map(str, value)) if isinstance(value, list) else value
-        lines.append(f"  {name.replace('_', ' '):<14} {shown if shown not in ('', None) else '-'}")
+    led_by = f"node {answer['leader']} leads" if answer["leader"] else "no leader"
+    lines = [
+        f"{url}  node {answer['node']} of {answer['cluster']}: {answer['role']}, {led_by}, term {answer['term']}",
+        f"  voters {_listed(answer['voters'])}, learners {_listed(answer['learners'])}"
+        + (f", leaving {_listed(answer['outgoing'])}" if answer["outgoing"] else ""),
+        f"  log {answer['first']} to {answer['last']}, committed {answer['committed']}, applied {answer['applied']}, "
+        f"snapshot {answer['snapshot'] or '-'}",
+        f"  revision {answer['revision']}, history from {answer['compacted'] + 1}: {answer['keys']} keys, "
+        f"{answer['bytes']} bytes, {answer['leases']} leases, {answer['sessions']} sessions",
+    ]
     lines += [
-        f"  follower {each['node']:<5} {each['state']}, has {each['match']}"
-        + (", a learner" if each["learner"] else "")
+        f"  member {each['node']} {'learner' if each['learner'] else 'voter'} {_words(each['state'])}, "
+        + f"has {each['match']}"
         + ("" if each["active"] else ", silent")
-        for each in answer.get("progress", [])
+        for each in answer["progress"]
     ]
     return "\n".join(lines)
+
+
+def _words(state: str) -> str:
+    return state.removeprefix("State").lower()
 
 
 def _on_the_leader(name: str, options: Options) -> int:
@@ -226,7 +234,7 @@ def _members(name: str) -> Callable[[Client, Options], Awaitable[int]]:
 
 
 def _listed(value: object) -> str:
-    return ", ".join(map(str, value)) or "-" if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) or "-" if isinstance(value, list) else str(value)
 
 
 async def _transfer(client: Client, options: Options) -> int:

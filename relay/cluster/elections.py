@@ -24,6 +24,7 @@ from relay.cluster.candidacy import BUSY, ON_DUTY, OUT, STANDBY, Candidacy
 from relay.cluster.keyvalue import KeyValue
 from relay.cluster.kv.ballots import PREFIX, candidate_key, check_election, duty_of, election_of
 from relay.cluster.kv.commands import Campaign, Event, Grant, Keep, Resign, Revoke
+from relay.core.seldom import Seldom
 from relay.errors import BadName, Conflict, LimitExceeded, NotFound, RelayError
 from relay.interfaces import ICandidacy, IElections
 
@@ -57,6 +58,7 @@ class RaftElections:
         self._renewal: IDelayedCall | None = None
         self._expiry: IDelayedCall | None = None
         self._end: Callable[[], None] | None = None
+        self._seldom = Seldom(keys.clock)
 
     # --- IElections -----------------------------------------------------------------------------------------------
 
@@ -262,7 +264,9 @@ class RaftElections:
     # --- in the background ----------------------------------------------------------------------------------------
 
     async def _wait(self, what: str, error: RelayError) -> None:
-        log.info("{what}: {error}; again", what=what, error=str(error))
+        others = self._seldom.due(what)
+        if others is not None:
+            log.info("{what}: {error}; again ({others} more times unreported)", what=what, error=error, others=others)
         await deferLater(self._clock, AGAIN_S)
 
     def _background(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:  # Any: what it waits for

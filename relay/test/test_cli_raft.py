@@ -145,7 +145,10 @@ class ClusterTests(SynchronousTestCase):
         views = [json.loads(line) for line in self.ask("status", "--json", node=0).splitlines()]
         self.assertEqual([view["node"] for view in views], [1, 2, 3])
         self.assertEqual({view["leader"] for view in views}, {leader})
-        self.assertIn("voters         1 2 3", self.ask("status"))
+        out = self.ask("status", node=leader)
+        self.assertIn(f"node {leader} of test: leader, node {leader} leads, term ", out)
+        self.assertIn("voters 1 2 3, learners -", out)
+        self.assertEqual(out.count("voter replicate, has "), 3)
         target = leader % 3 + 1
         self.assertEqual(self.ask("transfer", str(target), node=0), f"node {target} leads\n")
         self.assertRegex(self.ask("snapshot"), r"^snapshot at index \d+")
