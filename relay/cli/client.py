@@ -32,7 +32,7 @@ _url = click.option(
     help="tcp://, tls://, unix:, ws:// or wss://, with ?form=json for the JSON form, ?key=SHA256:… or ?key=first-use "
          "for the secure channel; several: any of them. [RELAY_URL]",
 )  # fmt: skip
-connection = _options(
+_connection = _options(
     _url,
     click.option("--user", default="", envvar="RELAY_USER", help="Who you are. [RELAY_USER]"),
     click.option("--token", default="", envvar="RELAY_TOKEN", help="Bearer token. [RELAY_TOKEN]"),
@@ -46,6 +46,8 @@ connection = _options(
                  help="Seconds to wait for the connection, and for an answer."),
     _json,
 )  # fmt: skip
+connection = _connection
+"""The options of every command that connects, for the commands of other modules."""
 _body = _options(
     click.option("--codec", type=click.Choice(["text", "json", "raw"]), default=None,
                  help="How VALUE is sent; default: text, or raw when it is not UTF-8."),
@@ -70,7 +72,7 @@ def _run(name: str, options: dict[str, Any]) -> NoReturn:  # Any: each command's
 @click.option("--no-echo", is_flag=True, help="Not to this session itself.")
 @click.option("--ttl-ms", type=click.IntRange(min=1), default=None, help="How long it is worth anything.")
 @_body
-@connection
+@_connection
 def pub(**options: Any) -> None:  # Any: click's parameters
     """Publish VALUE (without it or with "-": the standard input) to CHANNEL."""
     _run("pub", options)
@@ -83,7 +85,7 @@ def pub(**options: Any) -> None:  # Any: click's parameters
               help="End after so many seconds; with --count: fail (5) when fewer came.")  # fmt: skip
 @click.option("--presence", is_flag=True, help="Also who joins and leaves, and where the first and the last are.")
 @click.option("--pushes", multiple=True, metavar="PATTERN", help="Also pushes to this user with such a name.")
-@connection
+@_connection
 def sub(**options: Any) -> None:  # Any: click's parameters
     """Print what is published to channels, given by name or by PATTERN ("room.*", "**")."""
     if not options["patterns"] and not options["pushes"]:
@@ -99,7 +101,7 @@ def sub(**options: Any) -> None:  # Any: click's parameters
 @click.option("--all", "everybody", is_flag=True, help="Everybody.")
 @_target
 @_body
-@connection
+@_connection
 def push(**options: Any) -> None:  # Any: click's parameters
     """Push VALUE (without it or with "-": the standard input) under NAME to a user, a session or all."""
     targets = [key for key in ("to", "session", "procedure", "everybody") if options[key]]
@@ -116,7 +118,7 @@ def push(**options: Any) -> None:  # Any: click's parameters
 @click.option("--stream", is_flag=True, help="Print each of several answers as it comes.")
 @_target
 @_body
-@connection
+@_connection
 def call(**options: Any) -> None:  # Any: click's parameters
     """Call the procedure NAME with VALUE ("-": the standard input) and print the answer."""
     _run("call", options)
@@ -130,7 +132,7 @@ def call(**options: Any) -> None:  # Any: click's parameters
               help="How several providers share the calls.")  # fmt: skip
 @click.option("--parallel", type=click.IntRange(min=1), default=8, show_default=True, help="Commands at once.")
 @click.option("--count", type=click.IntRange(min=1), default=None, help="End after so many calls.")
-@connection
+@_connection
 def serve(**options: Any) -> None:  # Any: click's parameters
     """Answer the procedure NAME by a shell COMMAND.
 
