@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self, Unpack
 
 from relay.client import effects
+from relay.client.api_channels import ChannelCalls
 from relay.client.callbacks import Callbacks
 from relay.client.calls import Route
 from relay.client.core import Core
 from relay.client.driver import Driver, TokenSource
-from relay.client.events import Event, Extras, Published, Pushed, Targets, compose
-from relay.client.inbox import Callback, Handler, Pushes, Registration, Replies, Subscription
+from relay.client.events import Event, Pushed, Targets, compose
+from relay.client.inbox import Callback, Handler, Pushes, Registration, Replies
 from relay.client.options import ClientOptions, Identity
 from relay.client.plan import parse
 from relay.client.queues import QueueCalls
@@ -31,72 +32,14 @@ class _Bound(handshake.BindOptions, frozen=True):
     user: str = ""
 
 
-class Client(QueueCalls):
+class Client(ChannelCalls, QueueCalls):
     """One session with a server, over as many connections as it takes.
 
     ``values``: ``bytes`` travel as raw, ``str`` as text, anything else as JSON, unless ``codec`` names another.
     ``timeout_s``: how long to wait for the answer; None is ``ClientOptions.request_timeout_s``.
     """
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._core = driver.core
-
-    # --- channels -------------------------------------------------------------------------------------------------
-
-    async def publish(
-        self,
-        channel: str,
-        value: Any,  # Any: whatever the codec can carry
-        *,
-        codec: str | int | None = None,
-        flags: Iterable[str] = (),
-        filters: Iterable[str] = (),
-        ack: bool = True,
-        timeout_s: float | None = None,
-        **extras: Unpack[Extras],
-    ) -> Published | None:
-        """Publish to all members of ``channel``. ``flags``: for instance ``no_echo``.
-
-        With ``ack`` the result says how many sessions were reached. Without, it returns None when the message is on
-        its way: it waits only while the queue is more than half full, and a refusal goes to ``on_notice``.
-        """
-        check_name(channel)
-        message = compose(kinds.PUBLISH, channel, value, dict(extras), codec, flags, filters)
-        if ack:
-            reply = await self._ask(message, timeout_s)
-            return Published(reply.get(kinds.REACHED, 0), reply.get(kinds.OFFSET), reply.get(kinds.EPOCH))
-        if not self._core.outbound.roomy:
-            await self._driver.wait(self._core.room)
-        self._driver.run(lambda now: self._core.requests.tell(message, now))
-        return None
-
-    def subscribe(
-        self,
-        pattern: str,
-        callback: Callback | None = None,
-        *,
-        presence: bool = False,
-        role: str = "",
-        info: Any = None,  # Any: a small JSON value
-        on_end: Callable[[RelayError | None], Any] | None = None,
-    ) -> Subscription:
-        """Subscribe to a channel or a pattern. Await the result for the server's confirmation; iterate over it with
-        ``async for``, or give a ``callback``.
-
-        ``presence``: also ``joined`` and ``left``, for a pattern ``occupied`` and ``vacated``. ``$user.NAME`` with
-        ``presence`` watches a user, who is here from ``occupied`` to ``vacated``. ``role``, ``info``: shown to other
-        members. ``on_end(error)``: the subscription is over, with an error when a new session did not get it again.
-        """
-        check_pattern(pattern)
-        subscription = Subscription(self._driver, pattern, callback, on_end)
-        options = handshake.SubscribeOptions(presence, role, info)
-        try:
-            self._driver.run(lambda now: self._core.subscriptions.join(pattern, subscription, options, now))
-        except RelayError:
-            subscription.end(None)
-            raise
-        return subscription
+    # --- who is there -------------------------------------------------------------------------------------------------
 
     async def presence(
         self, channel: str, *, count_only: bool = False, timeout_s: float | None = None
@@ -252,14 +195,6 @@ class Client(QueueCalls):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _ask(self, message: Message, timeout_s: float | None, again: bool = False) -> Message:
-        reply: Message = await self._driver.wait(
-            lambda waiter, now: self._core.requests.ask(
-                message, waiter, now, timeout_s=timeout_s, fate="again" if again else "fail"
-            )
-        )
-        return reply
-
 
 async def open_client(
     runtime: Runtime,
@@ -277,13 +212,16 @@ async def open_client(
     on_gap: Callable[[int], Any] | None = None,
     on_notice: Callable[[str, RelayError], Any] | None = None,
     on_unclaimed: Callable[[Event], Any] | None = None,
+    on_recovered: Callable[[str, bool], Any] | None = None,
 ) -> Client:
     """Connect to one of ``urls`` and return when there is a session.
 
     ``token``: a string, or a callable (plain or async) that is asked whenever one is needed. ``on_state(changed)``: the
     connection is there, resumed, or lost. ``on_gap(frames)``: the server left out messages for this client was too
     slow. ``on_notice(name, error)``: something failed that nobody waits for (default: it is logged).
-    ``on_unclaimed(event)``: a message that no subscription or ``on_push`` takes.
+    ``on_unclaimed(event)``: a message that no subscription or ``on_push`` takes. ``on_recovered(channel, recovered)``:
+    after a new session, whether what a channel with history published meanwhile is delivered; also False when events
+    were missing within a session and cannot be had.
 
     Raises ``CannotConnect``, ``Unauthenticated`` or another ``RelayError``.
     """
@@ -293,7 +231,7 @@ async def open_client(
         token=token if isinstance(token, str) else "", token_wanted=source is not None,
     )  # fmt: skip
     core = Core([parse(url) for url in urls], identity, options or ClientOptions(), draw)
-    driver = Driver(core, runtime, Callbacks(runtime, on_state, on_gap, on_notice, on_unclaimed), source)
+    driver = Driver(core, runtime, Callbacks(runtime, on_state, on_gap, on_notice, on_unclaimed, on_recovered), source)
     client = Client(driver)
     driver.run(core.link.start)
     try:

@@ -13,7 +13,8 @@ from relay.errors import RelayError
 
 
 class Callbacks:
-    """``on_state``, ``on_gap``, ``on_notice``, ``on_unclaimed``: see ``relay.client.api.open_client``."""
+    """``on_state``, ``on_gap``, ``on_notice``, ``on_unclaimed`` and ``on_recovered`` are described at
+    ``relay.client.api.open_client``."""
 
     def __init__(
         self,
@@ -22,10 +23,12 @@ class Callbacks:
         on_gap: Callable[[int], Any] | None = None,
         on_notice: Callable[[str, RelayError], Any] | None = None,
         on_unclaimed: Callable[[Event], Any] | None = None,
+        on_recovered: Callable[[str, bool], Any] | None = None,
     ) -> None:
         self.on_state = on_state
         self.on_gap = on_gap
         self.on_unclaimed = on_unclaimed
+        self.on_recovered = on_recovered
         self._on_notice = on_notice
         self._runtime = runtime
 

@@ -7,6 +7,7 @@
          ├─ Outbound   queue and window of frames on their way
          ├─ Requests   questions and their answers
          ├─ Interests  subscriptions; registrations
+         ├─ Positions  what has been seen of channels with history
          ├─ Calls      what others ask of this client
          └─ Consumers  queues that messages are taken from
 
@@ -31,6 +32,7 @@ from relay.client.link import Link
 from relay.client.options import ClientOptions, Identity
 from relay.client.outbound import Outbound
 from relay.client.plan import Address, Plan
+from relay.client.positions import Positions
 from relay.client.requests import Requests
 from relay.errors import BadBody, ConnectionClosed, Full, RelayError, RemoteProtocolError, Unsupported
 from relay.wire import handshake, kinds
@@ -57,7 +59,9 @@ class Core:
         self.registrations = registrations(self.requests, self.deadlines, options, self._effects)
         self.calls = Calls(self.requests, self.registrations, self.deadlines, options, self._effects)
         self.consumers = Consumers(self.requests, self.deadlines, options, self._effects)
+        self.positions = Positions(self.requests, self.subscriptions, self.deadlines, options, self._effects)
         self.link.upper = self
+        self.link.left_out = self.positions.left_out
         self.outbound.too_large = self.requests.refuse
         self.closing = False
         self._close_deadline: Deadline | None = None
@@ -65,7 +69,7 @@ class Core:
         self._bound: handshake.BindOptions | None = None
         self._room: dict[Any, Deadline] = {}
         self._kinds: dict[int, Callable[[Message, float], None]] = {
-            kinds.EVENT: self._event,
+            kinds.EVENT: self.positions.event,
             kinds.JOINED: self._presence,
             kinds.LEFT: self._presence,
             kinds.OCCUPIED: self._presence,
@@ -182,6 +186,7 @@ class Core:
     def fresh(self, welcome: handshake.Welcome, now: float) -> None:
         """There is a new session: bind it as the old one was, ask for everything that is wanted."""
         self.calls.revoke_all()
+        self.positions.fresh(welcome.session, now)
         again = self.requests.renewed(now)
         if self._bound is not None:
             bound = handshake.write(kinds.BIND, self._bound)
@@ -213,9 +218,6 @@ class Core:
         self.consumers.close(error)
 
     # --- frames ---------------------------------------------------------------------------------------------------
-
-    def _event(self, message: Message, now: float) -> None:
-        self._effects.append(Deliver(tuple(self.subscriptions.listeners(message.name)), message))
 
     def _push(self, message: Message, now: float) -> None:
         if message.fields is not None and kinds.QUEUE in message.fields:

@@ -60,6 +60,9 @@ class Driver:
             effects.Revoke: answering.revoke,
             effects.Ended: lambda effect: effect.listener.end(effect.error),
             effects.Changed: self._changed,
+            effects.Recovered: lambda effect: callbacks.call(
+                callbacks.on_recovered, effect.channel, effect.recovered
+            ),
             effects.Gap: lambda effect: callbacks.call(callbacks.on_gap, effect.frames),
             effects.Notice: lambda effect: callbacks.notice(effect.name, effect.error),
             effects.Closed: self._closed,

@@ -110,6 +110,13 @@ class Changed(msgspec.Struct, frozen=True):
     wait_s: float = 0.0
 
 
+class Recovered(msgspec.Struct, frozen=True):
+    """After a new session, or when events were missing: whether what ``channel`` published meanwhile is delivered."""
+
+    channel: str
+    recovered: bool
+
+
 class Gap(msgspec.Struct, frozen=True):
     """The server left out ``frames`` messages because this client was too slow."""
 
@@ -131,5 +138,5 @@ class Closed(msgspec.Struct, frozen=True):
 
 Effect = (
     Connect | Send | Hangup | WantToken | Resolve | Reject | Progress | Deliver | Invoke | Revoke | Ended | Changed
-    | Gap | Notice | Closed
+    | Recovered | Gap | Notice | Closed
 )  # fmt: skip

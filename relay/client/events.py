@@ -108,6 +108,22 @@ class Event:
         return str(self.message.get(kinds.FROM_DEVICE, ""))
 
     @property
+    def offset(self) -> int | None:
+        """Its place in the channel's history, where there is one; with ``epoch``."""
+        offset: int | None = self.message.get(kinds.OFFSET)
+        return offset
+
+    @property
+    def epoch(self) -> str:
+        """The life of the channel's history that ``offset`` counts in."""
+        return str(self.message.get(kinds.EPOCH, ""))
+
+    @property
+    def retained(self) -> bool:
+        """Whether it is the channel's last value, sent because the subscription asked for it."""
+        return bool(self.message.flags & kinds.RETAINED)
+
+    @property
     def metadata(self) -> dict[str, str]:
         """The sender's key-value pairs."""
         found: dict[str, str] = self.message.get(kinds.METADATA, {})
@@ -152,6 +168,17 @@ class Published(msgspec.Struct, frozen=True):
     reached: int
     offset: int | None = None
     epoch: str | None = None
+
+
+class History(msgspec.Struct, frozen=True):
+    """A part of a channel's history. ``first``: the oldest offset that is kept, ``last``: the newest ever given.
+    ``next``: where to go on (``after``, or going backwards ``before``); 0: there is no more."""
+
+    events: tuple[Event, ...]
+    epoch: str
+    first: int
+    last: int
+    next: int
 
 
 class Pushed(msgspec.Struct, frozen=True):

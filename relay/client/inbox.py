@@ -120,7 +120,9 @@ class Confirmed:
 class Subscription(Inbox, Confirmed):
     """One subscription: await it for the server's confirmation, iterate over it for the events.
 
-    ``members``: who was there, when presence was asked for and it is confirmed. ``user``: likewise of ``$user.NAME``.
+    Once it is confirmed: ``members``: who was there, when presence was asked for; ``user``: likewise of ``$user.NAME``.
+    ``recovered``: whether what was asked for of the history follows; None when nothing was. ``since``: the position
+    behind which its events begin, where the channel keeps history.
     """
 
     def __init__(
@@ -129,6 +131,8 @@ class Subscription(Inbox, Confirmed):
         self.name = name
         self.members: tuple[handshake.Member, ...] = ()
         self.user: handshake.UserPresence | None = None
+        self.recovered: bool | None = None
+        self.since: handshake.Position | None = None
         self._on_end = on_end
         Confirmed.__init__(self, driver)
         Inbox.__init__(self, driver, callback)
@@ -141,8 +145,12 @@ class Subscription(Inbox, Confirmed):
                     self.user = handshake.read(message, handshake.UserPresence)
                 else:
                     self.members = handshake.read(message, _SubscribeReply).presence
+                    said = handshake.read(message, handshake.Subscribed)
+                    self.recovered = said.recovered
+                    if said.offset is not None:
+                        self.since = handshake.Position(said.offset, said.epoch)
             except BadBody as error:
-                self._driver.callbacks.report(f"{self!r}: who is there", error)
+                self._driver.callbacks.report(f"{self!r}: the server's answer", error)
         Confirmed.succeed(self, message)
 
     def fail(self, error: RelayError) -> None:

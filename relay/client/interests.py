@@ -53,15 +53,22 @@ def rank(pattern: str) -> tuple[bool, int, bool]:
 
 
 def merge_subscriptions(options: list[handshake.SubscribeOptions]) -> handshake.SubscribeOptions:
-    """The one subscription that serves all: presence if one wants it, the latest role and info given."""
-    merged = handshake.SubscribeOptions()
-    for each in options:
-        merged = handshake.SubscribeOptions(
-            merged.presence or each.presence,
-            each.role or merged.role,
-            each.info if each.info is not None else merged.info,
-        )
-    return merged
+    """The one subscription that serves all: presence if one wants it, the latest role and info given, tags where all
+    agree, the highest rate. What is to be recovered is the first one's wish."""
+    first = options[0]
+    rates = [each.max_rate for each in options]
+    return handshake.SubscribeOptions(
+        any(each.presence for each in options),
+        next((each.role for each in reversed(options) if each.role), ""),
+        next((each.info for each in reversed(options) if each.info is not None), None),
+        first.since,
+        first.last,
+        first.since_time,
+        first.retained,
+        first.tags if all(each.tags == first.tags for each in options) else None,
+        max(rates) if all(rates) else 0,
+        all(rates) and all(each.latest for each in options),
+    )
 
 
 def latest_registration(options: list[handshake.RegisterOptions]) -> handshake.RegisterOptions:
@@ -94,6 +101,10 @@ class Interests(Generic[Options]):
         self._effects = effects
         self._entries: dict[str, _Entry[Options]] = {}
         self._table: PatternTable[_Entry[Options]] = PatternTable()
+        self.decorate: Callable[[str, Options, bool], Options] | None = None
+        """What is sent for the merged options; the flag: this session has not heard of them yet."""
+        self.confirmed: Callable[[str, Options, Message, float], None] | None = None
+        """Hears what was sent and the server's answer."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -185,18 +196,23 @@ class Interests(Generic[Options]):
             return
         entry.asked = merged
         entry.covers = tuple(entry.wanted.values()) if entry.known is None else new
-        message = handshake.write(self._join_kind, merged, name=entry.name)
+        sent = merged if self.decorate is None else self.decorate(entry.name, merged, entry.known is None)
+        message = handshake.write(self._join_kind, sent, name=entry.name)
         entry.request = self._requests.ask(
             message, None, now, timeout_s=float("inf"), fate="drop", forced=True,
-            answer=lambda result, now: self._answered(entry, result, now),
+            answer=lambda result, now: self._answered(entry, sent, result, now),
         )  # fmt: skip
 
-    def _answered(self, entry: _Entry[Options], result: Message | RelayError, now: float) -> None:
+    def _answered(
+        self, entry: _Entry[Options], sent: Options, result: Message | RelayError, now: float
+    ) -> None:
         covers, entry.covers = entry.covers, ()
         entry.request = None
         here = [each for each in covers if entry.wanted.get(each.listener) is each]
         if isinstance(result, Message):
             entry.known = entry.asked
+            if self.confirmed is not None:
+                self.confirmed(entry.name, sent, result, now)
             for each in here:
                 if each.pending is not None:
                     self._confirm(each, result)

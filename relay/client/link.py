@@ -11,6 +11,7 @@ what the shell reports of an older one is ignored. Section numbers are those of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from relay.client.credentials import Credentials
@@ -73,6 +74,8 @@ class Link:
         self.attempt = 0
         self.welcome: handshake.Welcome | None = None
         self.upper: Upper | None = None
+        self.left_out: Callable[[float], None] | None = None
+        """Hears that the server has left out frames."""
         self._plan = plan
         self._identity = identity
         self._options = options
@@ -261,6 +264,8 @@ class Link:
                 frames = message.get(kinds.SKIPPED)
                 ledger.skip(frames)
                 self._effects.append(Gap(frames))
+                if self.left_out is not None:
+                    self.left_out(now)
             received = message.get(kinds.RECEIVED)
             if received is not None:
                 self._probed = False

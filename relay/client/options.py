@@ -96,6 +96,10 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Calls being answered at once; a pull beyond it is refused with ``limit``, temporarily."""
     events_max: int = 10_000
     """Events and replies that one iterator holds for a slow consumer; beyond it the iterator ends with ``Full``."""
+    positions_max: int = 10_000
+    """Channels with history whose position is remembered, so that what was missed can be asked for."""
+    position_check_s: float = 60.0
+    """A channel with history that was quiet for so long is asked whether something was missed; 0: never."""
     frame_bytes_max: int = 16_777_216
     """The largest frame or line that is taken from the server."""
     addresses_max: int = 32
@@ -111,6 +115,6 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0, it is {getattr(self, name)!r}")
         for name in ("unacked_bytes_max", "queue_frames_max", "queue_bytes_max", "pending_max", "calls_max",
-                     "events_max", "frame_bytes_max", "addresses_max"):  # fmt: skip
+                     "events_max", "positions_max", "frame_bytes_max", "addresses_max"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, it is {getattr(self, name)!r}")

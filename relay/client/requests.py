@@ -35,7 +35,7 @@ _ADDED_BYTES: Final = 4 + 3 + 8  # the length on streams, and a deadline
 
 class Request(msgspec.Struct, eq=False):
     """A question under way. ``answer``: the client's own continuation instead of a ``waiter``; ``stream``: each of
-    several answers is wanted, else the last; ``partial``: the last of them so far."""
+    several answers is wanted, else the last; ``partial``: the last of them so far; ``more``: takes all but the last."""
 
     outgoing: Outgoing
     waiter: Any
@@ -44,6 +44,7 @@ class Request(msgspec.Struct, eq=False):
     answer: Answer | None = None
     stream: bool = False
     partial: Message | None = None
+    more: Callable[[Message], object] | None = None
 
 
 def error_of(message: Message) -> RelayError:
@@ -103,6 +104,7 @@ class Requests:
         fate: Fate = "fail",
         stream: bool = False,
         answer: Answer | None = None,
+        more: Callable[[Message], object] | None = None,
         forced: bool = False,
     ) -> Request:
         """Send ``message`` under a new ``seq``; the answer is an effect for ``waiter``, or goes to ``answer``.
@@ -120,7 +122,7 @@ class Requests:
         outgoing = self._outgoing(message, fate != "fail" and fate != "again")
         outgoing.deadline = at
         request = Request(outgoing, waiter, fate, self._deadlines.add(at, lambda now: self._expire(message.seq, now)))
-        request.answer, request.stream = answer, stream
+        request.answer, request.stream, request.more = answer, stream, more
         self._table[message.seq] = request
         if waiter is not None:
             self._by_waiter[waiter] = request
@@ -161,6 +163,9 @@ class Requests:
         if request is None:
             return  # given up here before the answer came
         if message.kind == kinds.REPLY and message.flags & kinds.MORE:
+            if request.more is not None:
+                request.more(message)
+                return
             if request.stream:
                 self._effects.append(Progress(request.waiter, message))
             request.partial = message

@@ -24,7 +24,7 @@ from relay.wire.handshake import HistoryEnd, HistoryOptions, read, write
 from relay.wire.message import Message
 
 if TYPE_CHECKING:
-    from relay.core.histories import Histories
+    from relay.core.histories import Histories, Plan
     from relay.core.hub import Hub
     from relay.core.recovery import Turns
     from relay.core.session import Session
@@ -75,7 +75,7 @@ class Reading:
                 self._hub.refuse(session, message, page.error)
             else:
                 epoch = page.epoch or self._histories.beginning(plan)
-                self._send(session, message.seq, wanted, options, msgspec.structs.replace(page, epoch=epoch))
+                self._send(session, message.seq, plan, wanted, options, msgspec.structs.replace(page, epoch=epoch))
 
         self._turns.take(begin)
 
@@ -87,10 +87,13 @@ class Reading:
         else:
             del self._under_way[session]
 
-    def _send(self, session: Session, seq: int, wanted: Range, options: HistoryOptions, page: Page) -> None:
+    def _send(
+        self, session: Session, seq: int, plan: Plan, wanted: Range, options: HistoryOptions, page: Page
+    ) -> None:
         end = HistoryEnd(page.epoch, page.first, page.last)
         # Positions of another epoch mean nothing in this one: nothing but the ends is told.
-        if options.epoch in ("", page.epoch):
+        known = ("", page.epoch, self._histories.beginning(plan)) if not options.after else ("", page.epoch)
+        if options.epoch in known:
             tags = tuple((options.tags or {}).items())
             now_ms = int(self._hub.wall() * 1000)
             for each in page.publications:

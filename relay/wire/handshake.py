@@ -112,7 +112,7 @@ class SubscribeOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     since_time: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)] = 0
     retained: bool = False
     tags: dict[str, str] | None = None
-    max_rate: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_rate: Annotated[float, msgspec.Meta(ge=0)] = 0
     latest: bool = False
 
 
