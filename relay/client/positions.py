@@ -123,14 +123,13 @@ class Positions:
                 track.held.clear()
                 track.again = True  # what is thrown away is fetched once more
             track.held.append(message)
-        elif epoch != track.epoch:
-            # Its first publication gives a channel its epoch; else the log that the position belongs to is lost.
-            if track.offset or offset != 1 or not track.epoch.startswith("-"):
-                self._tell(track, False)
+        elif epoch != track.epoch and (track.offset or not track.epoch.startswith("-")):
+            self._tell(track, False)  # the log that the position belongs to is lost
             track.epoch, track.offset = epoch, offset
             self._deliver(message)
         elif offset == track.offset + 1 or (offset > track.offset and not self._whole(track.name)):
-            track.offset = offset
+            # The first publication gives a channel its epoch.
+            track.epoch, track.offset = epoch, offset
             self._deliver(message)
         elif offset > track.offset:
             track.held = [message]
@@ -208,10 +207,9 @@ class Positions:
             return False
         track.epoch = end.epoch
         for message in found:
-            if not message.flags & kinds.NO_ECHO or message.get(kinds.FROM_SESSION) not in self._sessions:
-                message.kind, message.seq = kinds.EVENT, 0
-                message.flags &= ~kinds.MORE
-                self._deliver(message)
+            message.kind, message.seq = kinds.EVENT, 0
+            message.flags &= ~kinds.MORE
+            self._deliver(message)
         track.offset = end.next or end.last
         if end.next:
             return True
@@ -239,6 +237,8 @@ class Positions:
             self._check(track, now)
 
     def _deliver(self, message: Message) -> None:
+        if message.flags & kinds.NO_ECHO and message.get(kinds.FROM_SESSION) in self._sessions:
+            return  # this client's own, in an earlier session perhaps, and it asked not to be sent it
         tags = message.get(kinds.TAGS, {})
         # The subscription on the wire is everybody's: tags that not all of them want are looked at here.
         listeners = self._subscriptions.chosen(
