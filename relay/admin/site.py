@@ -16,6 +16,8 @@ from relay.core.limits import is_loopback
 STATIC: Final[dict[str, tuple[str, str]]] = {
     "": ("index.html", "text/html; charset=utf-8"),
     "relay.js": ("relay.js", "text/javascript; charset=utf-8"),
+    "relay-form.js": ("relay-form.js", "text/javascript; charset=utf-8"),
+    "relay-positions.js": ("relay-positions.js", "text/javascript; charset=utf-8"),
     "relay.d.ts": ("relay.d.ts", "text/plain; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),

@@ -24,9 +24,12 @@ RETRY_S: Final = 1.0
 
 
 class Track(msgspec.Struct, eq=False):
-    """One channel, and behind which of its publications the client is. ``held``: events behind a gap, while
-    ``filling``; ``away``: a session was lost since, and whether that left a gap is not known yet; ``again``: held ones
-    were thrown away; ``number``: of the fill under way, so that one that is over is known."""
+    """One channel, and behind which of its publications the client is.
+
+    ``held``: events behind a gap, while ``filling``; ``again``: some of them were thrown away. ``away``: a session was
+    lost since, and whether that left a gap is not known yet. ``partial``: its subscription leaves events out.
+    ``number``: of the fill under way, so that one that is over is known.
+    """
 
     name: str
     epoch: str
@@ -35,6 +38,7 @@ class Track(msgspec.Struct, eq=False):
     filling: bool = False
     away: bool = False
     again: bool = False
+    partial: bool = False
     tries: int = 0
     number: int = 0
     held: list[Message] = []

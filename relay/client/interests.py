@@ -105,6 +105,8 @@ class Interests(Generic[Options]):
         """What is sent for the merged options; the flag: this session has not heard of them yet."""
         self.confirmed: Callable[[str, Options, Message, float], None] | None = None
         """Hears what was sent and the server's answer."""
+        self.released: Callable[[str], None] | None = None
+        """Hears of names and patterns that nobody wants any more."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -246,6 +248,8 @@ class Interests(Generic[Options]):
         """The last listener of ``entry`` is gone."""
         del self._entries[entry.name]
         self._table.remove(entry.name, entry)
+        if self.released is not None:
+            self.released(entry.name)
         told = entry.known is not None
         if entry.request is not None:
             told = not self._requests.forget(entry.request) or told

@@ -59,9 +59,7 @@ class Positions:
         self._checking = False
         subscriptions.decorate = self._decorate
         subscriptions.confirmed = self._confirmed
-
-    def __len__(self) -> int:
-        return len(self._tracks)
+        subscriptions.released = self._released
 
     def position(self, name: str) -> Position | None:
         """Behind which publication of the channel this client is."""
@@ -148,9 +146,9 @@ class Positions:
     def _decorate(self, name: str, options: SubscribeOptions, first: bool) -> SubscribeOptions:
         """The options as they are sent. What is to be recovered is asked for once: later it is what was missed."""
         track = self._tracks.get(name)
-        if track is None and first:
+        if first and (track is None or not track.away):
             return options
-        since = Position(track.offset, track.epoch) if track is not None and track.away and first else None
+        since = Position(track.offset, track.epoch) if track is not None and first else None
         return msgspec.structs.replace(options, since=since, last=0, since_time=0, retained=False)
 
     def _confirmed(self, name: str, sent: SubscribeOptions, reply: Message, now: float) -> None:
@@ -165,13 +163,23 @@ class Positions:
                 self._tell(track, False)
                 self._drop(track)
             self._seen_through(name, now)
-        elif track is None:
-            self._track(name, said.epoch, said.offset, now)
+            return
+        if track is None:
+            track = self._track(name, said.epoch, said.offset, now)
         elif sent.since is not None or sent.last or sent.since_time:
             track.stop_filling()
             if track.away:
                 self._tell(track, bool(said.recovered))
             track.epoch, track.offset, track.heard_at = said.epoch, said.offset, now
+        elif track.partial and track.epoch == said.epoch and not track.filling:
+            track.offset = max(track.offset, said.offset)  # what is before was left out on purpose
+        track.partial = bool(sent.tags or sent.max_rate)
+
+    def _released(self, pattern: str) -> None:
+        """Nobody wants that name or pattern any more: what nobody hears of is not followed."""
+        for track in [each for each in self._tracks.values() if matches(pattern, each.name)]:
+            if not self._subscriptions.listeners(track.name):
+                self._drop(track)
 
     def _seen_through(self, pattern: str, now: float) -> None:
         """The channels seen through a pattern that is subscribed again: ask for what they missed."""
@@ -221,10 +229,12 @@ class Positions:
     def _lost(self, track: Track, epoch: str, offset: int, now: float) -> None:
         """What is missing cannot be had: go on behind what is newest."""
         self._tell(track, False)
-        track.epoch, track.offset = epoch, offset
+        known = {track.epoch: track.offset}
+        known[epoch] = max(offset, known.get(epoch, 0))
+        track.epoch, track.offset = epoch, known[epoch]
         if track.held:
             track.epoch = track.held[0].get(kinds.EPOCH, "")
-            track.offset = max(offset if track.epoch == epoch else 0, track.held[0].get(kinds.OFFSET) - 1)
+            track.offset = max(known.get(track.epoch, 0), track.held[0].get(kinds.OFFSET) - 1)
         self._resume(track, now)
 
     def _resume(self, track: Track, now: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
@@ -13,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 WAIT_S = 20.0
+T = TypeVar("T")
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--window-size=1280,800", "--lang=en",
@@ -61,9 +64,9 @@ class Tab:
         """What the open talk shows, without notes."""
         return self.texts("#messages li:not(.note) .text")
 
-    def wait(self, condition: Callable[[], bool]) -> None:
-        """Until ``condition``; fails after WAIT_S."""
-        WebDriverWait(self.driver, WAIT_S, poll_frequency=0.05).until(lambda _: condition())
+    def wait(self, condition: Callable[[], bool], seconds: float = WAIT_S) -> None:
+        """Until ``condition``; fails after ``seconds``."""
+        WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(lambda _: condition())
 
     def complaints(self) -> list[str]:
         """Warnings and errors on the page's console."""
@@ -72,3 +75,26 @@ class Tab:
     def close(self) -> None:
         """End the browser."""
         self.driver.quit()
+
+
+class Loop:
+    """An asyncio loop in a thread, for what must go on while the browser's driver blocks."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:  # Any: what a coroutine yields is the loop's business
+        """Its result, waited for."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_S)
+
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> None:  # Any: as above
+        """Let it run."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def close(self) -> None:
+        """End the loop."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(WAIT_S)
+        self._loop.close()

@@ -85,9 +85,8 @@ class JoinedClient:
         for frame in frames:
             if frame.kind == kinds.EVENT and self.lose_events:
                 self.lose_events -= 1
-                if not self.told:
-                    continue  # the session's count is wrong from now on: it must not be resumed
-                frame = Message(kinds.PONG, fields={kinds.SKIPPED: 1})
+                # Either way the session's count stays right: what is lost without a word was never sent.
+                frame = Message(kinds.PONG, fields={kinds.SKIPPED: 1}) if self.told else Message(kinds.CANCEL)
             kept.append(frame)
         return kept
 

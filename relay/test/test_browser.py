@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -17,31 +14,6 @@ from relay.test.bad_network import BadNetwork
 from relay.test.node_process import NodeProcess
 
 AWAY_S = 5.0
-WAIT_S = 20.0
-T = TypeVar("T")
-
-
-class Loop:
-    """An asyncio loop in a thread, for what must go on while the browser's driver blocks."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:  # Any: what a coroutine yields is the loop's business
-        """Its result, waited for."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_S)
-
-    def begin(self, coroutine: Coroutine[Any, Any, T]) -> None:  # Any: as above
-        """Let it run."""
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def close(self) -> None:
-        """End the loop."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(WAIT_S)
-        self._loop.close()
 
 
 class Talking(SynchronousTestCase):
@@ -50,7 +22,7 @@ class Talking(SynchronousTestCase):
     def setUp(self):
         if browsers.missing():
             raise SkipTest(f"not installed: {browsers.missing()}")
-        self.loop = Loop()
+        self.loop = browsers.Loop()
         self.addCleanup(self.loop.close)
         self.node = NodeProcess().start()
         self.addCleanup(self.node.close)

@@ -86,13 +86,16 @@ class World:
         joined.pump()
 
     def _lose(self, store: FakeHistory) -> None:
-        """All of a store is lost, as by a restart of the node: it is another beginning for all of its channels."""
+        """All of a store is lost, as by a restart of the node: no session outlives it, and all begins anew."""
+        self.joined.cut(True)
+        for session in list(self.core.hub.sessions.values()):
+            self.core.sessions.end(session, "restart")
         for name in NAMES:
             if name.startswith("disk") == (store is self.core.durable):
                 self.harmed[name] += 1
                 store.lose("default", name)
         number = sum(self.harmed.values())
-        self.core.histories._beginnings = (f"-i{number}", f"-n{number}")
+        self.core.histories._beginnings = (f"-memory {number}", f"-disk {number}")
         for name in NAMES:
             self.harmed[name] += 1
 

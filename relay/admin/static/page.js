@@ -6,6 +6,7 @@ import { connect, RelayError } from "/relay.js";
 const LOBBY = "lobby";
 const FRAMES_MAX = 300;
 const MESSAGES_MAX = 2000;
+const HISTORY = 50;
 const $ = (id) => document.getElementById(id);
 
 let relay = null;
@@ -77,8 +78,8 @@ function line(message) {
   return item;
 }
 
-function add(talk, who, text, className) {
-  const message = { who, text, className, at: new Date() };
+function add(talk, who, text, className, at = new Date()) {
+  const message = { who, text, className, at };
   talk.messages.push(message);
   if (talk.messages.length > MESSAGES_MAX) talk.messages.shift();
   if (talk === current) {
@@ -137,12 +138,14 @@ async function join(name) {
   const talk = talkOf("channel", name);
   const { members } = await relay.subscribe(name, (event) => {
     const own = event.from.session === relay.session;
-    add(talk, event.from.user || event.from.session, textOf(event.value), own ? "own" : "");
+    const { accepted_at: at } = event.message;
+    add(talk, event.from.user || event.from.session, textOf(event.value), own ? "own" : "", at ? new Date(at) : new Date());
   }, name === LOBBY ? {
+    last: HISTORY,
     presence: true,
     onJoined: (member) => present(member, true),
     onLeft: (member) => present(member, false),
-  } : {});
+  } : { last: HISTORY });
   for (const member of members) present(member, true);
   lists();
   return talk;
@@ -181,7 +184,14 @@ function follow(client) {
     status(`connected to node ${client.welcome.node}`, "open");
     people.clear();
     client.presence(LOBBY).then(({ members }) => members.forEach((member) => present(member, true)));
-    note("back again with a new session: messages in between may be missing", true);
+    const lost = [...talks.values()].filter(({ kind, name }) => kind === "channel" && !client.position(name));
+    note("back again with a new session");
+    for (const talk of lost) add(talk, "", "messages in between may be missing", "note bad");
+  });
+  told("recovered", ({ channel, recovered }) => {
+    const talk = talkOf("channel", channel);
+    if (recovered) add(talk, "", "nothing was missed", "note");
+    else add(talk, "", "messages in between are missing: they are not kept any more", "note bad");
   });
   told("closed", (bye) => {
     status(bye.text || bye.name, "closed");

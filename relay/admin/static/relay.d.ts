@@ -20,6 +20,18 @@ export interface Options {
   pendingMax?: number;
   /** Frames kept until the server reports them, also while away. */
   keptMax?: number;
+  /** Channels with history whose position is remembered. */
+  positionsMax?: number;
+  /** A channel with history that was quiet for so long is asked whether something was missed; 0: never. */
+  positionCheckMs?: number;
+  /** Events that wait while what is missing before them is fetched. */
+  heldMax?: number;
+}
+
+/** A place in a channel's history: behind the publication with that offset. */
+export interface Position {
+  offset: number;
+  epoch: string;
 }
 
 /** A frame with the keys of the JSON form (docs/protocol.md). */
@@ -83,6 +95,19 @@ export interface SubscribeOptions {
   presence?: boolean;
   role?: string;
   info?: Value;
+  /** Recover what was published behind this position. */
+  since?: Position;
+  /** Recover the newest so many publications. */
+  last?: number;
+  /** Recover what was accepted at or after this Unix time in ms. */
+  sinceTime?: number;
+  /** First the channel's last value, flagged `retained`. */
+  retained?: boolean;
+  /** Only events that have all of these. */
+  tags?: Record<string, string>;
+  /** At most so many events a second; with `latest` the newest of each conflation key. */
+  maxRate?: number;
+  latest?: boolean;
   onJoined?(member: Member, channel: string): void;
   onLeft?(member: Member, channel: string): void;
   /** The first member of a channel that the pattern matches; or, of `$user.NAME`, the user is here. */
@@ -95,11 +120,35 @@ export interface Subscription {
   members: Member[];
   /** Of `$user.NAME`. */
   user?: UserState;
+  /** Whether what was to be recovered follows; undefined when nothing was. */
+  recovered?: boolean;
+  /** Where the channel keeps history: the position behind which the events begin. */
+  since?: Position;
   unsubscribe(): Promise<void>;
+}
+
+export interface HistoryOptions {
+  after?: number;
+  before?: number;
+  sinceTime?: number;
+  limit?: number;
+  backwards?: boolean;
+  epoch?: string;
+  tags?: Record<string, string>;
+}
+
+export interface History {
+  events: Incoming[];
+  epoch: string;
+  first: number;
+  last: number;
+  /** Where to go on: `after`, or going backwards `before`; 0: there is no more. */
+  next: number;
 }
 
 export interface Fields {
   ttl_ms?: number;
+  idempotency_key?: string;
   ordering_key?: string;
   conflation_key?: string;
   priority?: number;
@@ -135,7 +184,7 @@ export class RelayError extends Error {
   readonly data?: Value;
 }
 
-/** Events: open, resumed, reset, away, push, goodbye, refresh, gap, trouble, closed. */
+/** Events: open, resumed, reset, recovered ({channel, recovered}), away, push, goodbye, refresh, gap, trouble, closed. */
 export class Client extends EventTarget {
   constructor(url: string | string[], options?: Options);
   readonly state: "new" | "connecting" | "open" | "away" | "closed";
@@ -145,9 +194,11 @@ export class Client extends EventTarget {
   /** Sees every frame's text. */
   onframe: ((direction: "in" | "out", text: string) => void) | null;
   connect(): Promise<Welcome>;
-  publish(channel: string, value?: Value, options?: Fields & { noEcho?: boolean }):
+  publish(channel: string, value?: Value, options?: Fields & { noEcho?: boolean; retained?: boolean }):
     Promise<{ reached: number; offset?: number; epoch?: string }>;
   subscribe(pattern: string, callback?: (event: Incoming) => void, options?: SubscribeOptions): Promise<Subscription>;
+  history(channel: string, options?: HistoryOptions): Promise<History>;
+  position(channel: string): Position | undefined;
   push(target: Target, name: string, value?: Value, options?: Fields & { noEcho?: boolean }):
     Promise<{ addressed: number; reached: number }>;
   pull(name: string, value?: Value, options?: PullOptions): Promise<Value>;

@@ -1,4 +1,5 @@
-// relay for browsers (and node): the JSON form of the relay protocol over WebSocket, one module, no dependencies.
+// relay for browsers (and node): the JSON form of the relay protocol over WebSocket; no dependencies. Its parts are
+// relay-form.js (texts and messages) and relay-positions.js (recovery); they are imported from beside it.
 //
 //   import { connect } from "/relay.js";
 //   const relay = await connect({ user: "ann" });            // or connect("wss://host/ws", {token})
@@ -8,206 +9,17 @@
 //   console.log(await relay.pull("add", [1, 2]));
 //
 // A lost connection is made again by itself and the session resumed: nothing is lost, nothing done twice. Where that
-// cannot be had ("reset"), subscriptions and registrations are made anew, and what was under way fails with outcome
-// "unknown". Types are in relay.d.ts; the protocol is docs/protocol.md.
+// cannot be had ("reset"), subscriptions and registrations are made anew, what was missed in channels with history is
+// fetched ("recovered" tells whether it could be), and what was under way fails with outcome "unknown".
+// Types are in relay.d.ts; the protocol is docs/protocol.md.
 
-const KINDS = {
-  hello: 1, welcome: 2, ping: 3, pong: 4, goodbye: 5, push: 16, pull: 17, reply: 18, error: 19, cancel: 20,
-  publish: 32, event: 33, subscribe: 34, unsubscribe: 35, history: 36, presence: 37, joined: 38, left: 39,
-  occupied: 40, vacated: 41,
-  register: 48, unregister: 49, bind: 56, refresh: 57, ack: 64, nack: 65, credit: 66, consume: 67,
-  unconsume: 68, queue: 69,
-};
-const KIND_NAMES = Object.fromEntries(Object.entries(KINDS).map(([name, number]) => [number, name]));
-const SESSION_KIND_MIN = 16;
-const ANSWERS = new Set(["reply", "error", "cancel"]);
+import {
+  ANSWERS, KINDS, RelayError, SESSION_KIND_MIN, bodyOf, decodeMessage, encodeMessage, errorOf, incoming, isObject, matches,
+  valueOf,
+} from "./relay-form.js";
+import { Positions } from "./relay-positions.js";
 
-const FLAGS = { more: 1, unordered: 2, unreliable: 4, latest: 8, independent: 16, no_echo: 32, retained: 64 };
-const CODECS = ["raw", "text", "json", "msgpack", "protobuf", "form", "cbor", "wamp"];
-const FILTERS = { gzip: 1, zstd: 2, crc32c: 3, md5: 4 };
-
-const FIELDS = {
-  message_id: "bytes", from_user: "text", from_session: "text", from_device: "text", from_realm: "text",
-  user: "text", device: "text", session: "text", procedure: "text", provider: "text", node: "text", all: "present",
-  role: "text", channel: "text", subscription: "uint", offset: "uint", epoch: "text", accepted_at: "uint",
-  ttl_ms: "uint", deadline_ms: "uint", idempotency_key: "text", ordering_key: "text", conflation_key: "text",
-  priority: "uint", deliver_at: "uint", credits: "uint", lease_ms: "uint", deliveries: "uint", level: "uint",
-  origin_node: "text", hops: "uint", traceparent: "text", tracestate: "text", metadata: "map", filters: "filters",
-  received: "uint", skipped: "uint", error: "uint", temporary: "present", outcome: "outcome", addressed: "uint",
-  reached: "uint", tags: "map", queue: "text",
-};
-
-/** An error of the protocol: `code`, `temporary` and `outcome` ("not_done" or "unknown") are for programs. */
-export class RelayError extends Error {
-  constructor(message, code = 1, temporary = false, outcome = "unknown", data = undefined) {
-    super(message);
-    this.name = "RelayError";
-    this.code = code;
-    this.temporary = temporary;
-    this.outcome = outcome;
-    this.data = data;
-  }
-}
-
-// --- the JSON form ---------------------------------------------------------------------------------------------------
-
-const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-const isUint = (value) => typeof value === "number" && Number.isInteger(value) && value >= 0;
-const isBase64 = (value) =>
-  typeof value === "string" && value.length % 4 === 0 && /^[A-Za-z0-9+/]*={0,2}$/.test(value);
-const TYPES = {
-  uint: isUint,
-  text: (value) => typeof value === "string",
-  bytes: isBase64,
-  present: (value) => value === true,
-  outcome: (value) => value === "not_done" || value === "unknown",
-  map: (value) => isObject(value) && Object.entries(value).every(([key, each]) => key !== "" && typeof each === "string"),
-  filters: (value) => Array.isArray(value) && value.length <= 8,
-};
-
-function broken(text) {
-  return new RelayError(text, 10, false, "not_done");
-}
-
-function checkFlags(flags, message) {
-  if (!Array.isArray(flags)) throw broken("flags: a list is expected");
-  const names = new Set();
-  for (const flag of flags) {
-    if (typeof flag === "string") {
-      if (!(flag in FLAGS)) message.refused = `flag ${flag} is unknown`;
-      names.add(flag);
-    } else if (!isUint(flag) || flag === 0 || flag > 0x8000 || (flag & (flag - 1)) !== 0) {
-      throw broken("flags: names, or the value of one bit, are expected");
-    } else {
-      if (flag >= 0x100) message.refused = `flag ${flag} is unknown`;
-      names.add(Object.keys(FLAGS).find((each) => FLAGS[each] === flag) ?? flag);
-    }
-  }
-  if (names.size) message.flags = [...names];
-}
-
-function checkFilters(filters, message) {
-  for (const each of filters) {
-    if (typeof each === "string") {
-      if (!(each in FILTERS)) message.refused = `filter ${each} is unknown`;
-    } else if (!isUint(each) || each > 255) {
-      throw broken("filters: names or numbers are expected");
-    }
-  }
-}
-
-const BODIES = { body: "json", text: "text", data: null };
-
-function checkBody(given, message) {
-  const keys = Object.keys(BODIES).filter((key) => key in given);
-  if (keys.length > 1) throw broken("more than one body");
-  if ("text" in given && typeof given.text !== "string") throw broken("text: a string is expected");
-  if ("data" in given && !isBase64(given.data)) throw broken("data: base64 is expected");
-  for (const key of keys) message[key] = given[key];
-  if (!("codec" in given)) return;
-  const { codec } = given;
-  if (typeof codec === "string" ? false : !isUint(codec) || codec > 255) throw broken("codec: a name or a number is expected");
-  if (typeof codec === "string" && !CODECS.includes(codec)) message.refused = `codec ${codec} is unknown`;
-  const name = CODECS[codec] ?? codec;
-  if (keys.length && BODIES[keys[0]] && name !== BODIES[keys[0]]) throw broken(`codec ${name} beside ${keys[0]}`);
-  message.codec = codec;
-}
-
-/** The message in a line or text message, as an object with the keys of the JSON form; `refused` says why it must be
- * answered with `unsupported`. Throws RelayError for what is no message. */
-export function decodeMessage(text) {
-  let given;
-  try {
-    given = JSON.parse(text);
-  } catch (error) {
-    throw broken(`not JSON: ${error.message}`);
-  }
-  if (!isObject(given)) throw broken("a JSON object is expected");
-  const { kind, seq = 0, name = "", flags = [] } = given;
-  const message = { kind: KIND_NAMES[kind] ?? kind, seq, name };
-  if (typeof kind === "string" ? kind === "" : !isUint(kind) || kind > 255) throw broken("kind: a name or a number is expected");
-  if (typeof kind === "string" && !(kind in KINDS)) message.refused = `kind ${kind} is unknown`;
-  if (!isUint(seq) || seq > 0xffffffff) throw broken("seq: 0 to 4294967295 is expected");
-  if (typeof name !== "string" || new TextEncoder().encode(name).length > 255) throw broken("name: at most 255 bytes");
-  for (const [written, value] of Object.entries(given)) {
-    const critical = written.startsWith("!");
-    const key = critical ? written.slice(1) : written;
-    if (key in FIELDS) {
-      if (critical && key in given) throw broken(`${key}: given twice`);
-      if (!TYPES[FIELDS[key]](value)) throw broken(`${key}: ${FIELDS[key]} is expected`);
-      message[key] = value;
-    } else if (critical) {
-      message.refused = `field ${key} is unknown`;
-    }
-  }
-  checkFlags(flags, message);
-  if (message.filters) checkFilters(message.filters, message);
-  checkBody(given, message);
-  return message;
-}
-
-/** The JSON text of a message; keys that are no part of the protocol are left out. */
-export function encodeMessage(message) {
-  const out = { kind: message.kind };
-  if (message.seq) out.seq = message.seq;
-  if (message.name) out.name = message.name;
-  if (message.flags?.length) out.flags = message.flags;
-  for (const key in message) if (key in FIELDS && message[key] !== undefined) out[key] = message[key];
-  for (const key of ["body", "text", "data", "codec"]) if (message[key] !== undefined) out[key] = message[key];
-  const text = JSON.stringify(out);
-  // Half a surrogate pair (somebody typed, or cut, half an emoji) is no text: it becomes U+FFFD.
-  return /\\ud[89a-f]/i.test(text) ? JSON.stringify(out, (_, value) => value?.toWellFormed?.() ?? value) : text;
-}
-
-function toBase64(bytes) {
-  let text = "";
-  for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192));
-  return btoa(text);
-}
-
-/** The body keys for a value: bytes are raw, a string is text, anything else JSON. */
-function bodyOf(value) {
-  if (value === undefined) return {};
-  if (typeof value === "string") return { text: value };
-  if (value instanceof Uint8Array) return { data: toBase64(value) };
-  if (value instanceof ArrayBuffer) return { data: toBase64(new Uint8Array(value)) };
-  return { body: value };
-}
-
-/** The value of a message's body: JSON as a value, text as a string, everything else as bytes. */
-function valueOf(message) {
-  if ("body" in message) return message.body;
-  if ("text" in message) return message.text;
-  if ("data" in message) return Uint8Array.from(atob(message.data), (letter) => letter.charCodeAt(0));
-  return undefined;
-}
-
-/** Whether `name` matches `pattern`: `*` is one segment, a last `**` is one or more. */
-export function matches(pattern, name) {
-  const wanted = pattern.split(".");
-  const given = name.split(".");
-  for (let at = 0; at < wanted.length; at += 1) {
-    if (wanted[at] === "**" && at === wanted.length - 1) return given.length > at;
-    if (at >= given.length || (wanted[at] !== "*" && wanted[at] !== given[at])) return false;
-  }
-  return wanted.length === given.length;
-}
-
-function incoming(message) {
-  return {
-    name: message.name ?? "",
-    value: valueOf(message),
-    from: { user: message.from_user ?? "", session: message.from_session ?? "", device: message.from_device ?? "" },
-    metadata: message.metadata ?? {},
-    message,
-  };
-}
-
-function errorOf(message) {
-  const detail = isObject(message.body) ? message.body : {};
-  const text = detail.message ?? message.text ?? "error";
-  return new RelayError(text, message.error ?? 1, message.temporary === true, message.outcome ?? "unknown", detail.data);
-}
+export { RelayError, decodeMessage, encodeMessage, matches };
 
 // --- the client ------------------------------------------------------------------------------------------------------
 
@@ -219,10 +31,33 @@ const DEFAULTS = {
   heartbeatMs: 0,
   pendingMax: 10_000,
   keptMax: 10_000,
+  positionsMax: 10_000,
+  positionCheckMs: 60_000,
+  heldMax: 10_000,
 };
 
+/** The one subscription that serves several wishes: presence if one wants it, the latest role and info, tags where all
+ * agree, the highest rate. */
+function merged(wishes) {
+  const out = { presence: wishes.some(({ presence }) => presence) };
+  for (const { role, info } of wishes) {
+    if (role) out.role = role;
+    if (info !== undefined) out.info = info;
+  }
+  const [{ tags }] = wishes;
+  if (tags && wishes.every((each) => JSON.stringify(each.tags) === JSON.stringify(tags))) out.tags = tags;
+  if (wishes.every(({ maxRate }) => maxRate)) {
+    out.max_rate = Math.max(...wishes.map(({ maxRate }) => maxRate));
+    out.latest = wishes.every(({ latest }) => latest);
+  }
+  return out;
+}
+
+const hasTags = (message, tags) => Object.entries(tags).every(([key, value]) => message.tags?.[key] === value);
+
 /** One session. Events: `open` (welcome), `resumed`, `reset` (a new session took the old one's place), `away` (the
- * connection is lost, or was refused), `push` (a push; detail as in subscribe), `closed` (for good; detail: goodbye). */
+ * connection is lost, or was refused), `recovered` ({channel, recovered}: after `reset`, or when events were missing),
+ * `push` (a push; detail as in subscribe), `closed` (for good; detail: goodbye). */
 export class Client extends EventTarget {
   constructor(url, options = {}) {
     super();
@@ -243,6 +78,7 @@ export class Client extends EventTarget {
     this.pushes = new Map(); // route -> handler
     this.serving = new Map(); // seq of the server -> AbortController
     this.unreportedBytes = 0;
+    this.positions = new Positions(this);
   }
 
   /** Connects; resolves with the welcome, or rejects when the server refuses for good or `connectTimeoutMs` is over. */
@@ -270,31 +106,42 @@ export class Client extends EventTarget {
     return this.welcome?.session ?? "";
   }
 
-  /** To all members of a channel; resolves with `{reached, offset?, epoch?}`. */
-  async publish(channel, value, { noEcho = false, ...fields } = {}) {
-    const flags = noEcho ? ["no_echo"] : [];
+  /** To all members of a channel; resolves with `{reached, offset?, epoch?}`. With an `idempotency_key` it is asked again
+   * when the session was lost before the answer. */
+  async publish(channel, value, { noEcho = false, retained = false, ...fields } = {}) {
+    const flags = [...(noEcho ? ["no_echo"] : []), ...(retained ? ["retained"] : [])];
     const reply = await this._request({ kind: "publish", name: channel, flags, ...fields, ...bodyOf(value) });
     return { reached: reply.reached ?? 0, offset: reply.offset, epoch: reply.epoch };
   }
 
   /** Calls `callback(event)` for each publication; with `presence` `onJoined(member, channel)` and `onLeft`, and for
-   * patterns `onOccupied(channel)` and `onVacated`: these also tell of a user, as `$user.NAME`. */
-  async subscribe(pattern, callback, { presence = false, role, info, onJoined, onLeft, onOccupied, onVacated } = {}) {
+   * patterns `onOccupied(channel)` and `onVacated`: these also tell of a user, as `$user.NAME`. Where the channel keeps
+   * history, `since` ({offset, epoch}), `last` or `sinceTime` say what comes first, and `retained` the last value. */
+  async subscribe(pattern, callback, options = {}) {
+    const { since, last, sinceTime, retained, onJoined, onLeft, onOccupied, onVacated, ...wishes } = options;
     let entry = this.subscriptions.get(pattern);
+    const recovers = Boolean(since || last || sinceTime || retained);
+    if (entry && recovers) {
+      throw new RelayError(`${pattern} is subscribed to already: history() reads its history`, 36, false, "not_done");
+    }
     const fresh = !entry;
-    if (fresh) this.subscriptions.set(pattern, (entry = { callbacks: new Set(), options: {} }));
-    const own = { callback, onJoined, onLeft, onOccupied, onVacated };
+    if (fresh) this.subscriptions.set(pattern, (entry = { callbacks: new Set(), options: {}, session: 0 }));
+    const own = { callback, onJoined, onLeft, onOccupied, onVacated, wishes };
     entry.callbacks.add(own);
-    entry.options = { presence: presence || entry.options.presence, role, info };
+    entry.options = { ...merged([...entry.callbacks].map((each) => each.wishes)), since, last, retained };
+    if (sinceTime) entry.options.since_time = sinceTime;
     try {
-      const reply = await this._request({ kind: "subscribe", name: pattern, body: entry.options });
+      const body = await this._subscribe(pattern, entry);
       return {
-        members: reply.body?.presence ?? [],
-        user: pattern.startsWith("$user.") ? reply.body : undefined,
+        members: body.presence ?? [],
+        user: pattern.startsWith("$user.") ? body : undefined,
+        recovered: body.recovered,
+        since: body.offset === undefined ? undefined : { offset: body.offset, epoch: body.epoch },
         unsubscribe: async () => {
           entry.callbacks.delete(own);
           if (entry.callbacks.size === 0 && this.subscriptions.get(pattern) === entry) {
             this.subscriptions.delete(pattern);
+            this.positions.released(pattern);
             await this._request({ kind: "unsubscribe", name: pattern });
           }
         },
@@ -304,6 +151,26 @@ export class Client extends EventTarget {
       if (fresh) this.subscriptions.delete(pattern);
       throw error;
     }
+  }
+
+  /** Publications of a channel: `{events, epoch, first, last, next}`; `next` is where to go on, 0 at the end. */
+  async history(channel, { after = 0, before = 0, sinceTime = 0, limit = 100, backwards = false, epoch, tags } = {}) {
+    const events = [];
+    for (;;) {
+      const body = { after, before, since_time: sinceTime, limit: limit - events.length, backwards, epoch, tags };
+      const { messages, end } = await this._page(channel, body);
+      events.push(...messages.map(incoming));
+      if (!end.next || events.length >= limit) {
+        return { events, epoch: end.epoch ?? "", first: end.first ?? 0, last: end.last ?? 0, next: end.next ?? 0 };
+      }
+      if (backwards) before = end.next;
+      else after = end.next;
+    }
+  }
+
+  /** Behind which publication of a channel with history this client is: `{offset, epoch}`, for `since`. */
+  position(channel) {
+    return this.positions.of(channel);
   }
 
   /** Tells `{user, device?}`, `{session}`, `{all: true}` or `{procedure}`; resolves with `{addressed, reached}`. */
@@ -418,11 +285,16 @@ export class Client extends EventTarget {
       for (const frame of this.kept) this._send(frame);
       this.dispatchEvent(new CustomEvent("resumed", { detail: body }));
     } else {
-      const fresh = this.kept.filter(({ sent, message }) => !sent && this.requests.has(message.seq) && !ANSWERS.has(message.kind));
+      const unsent = this.kept.filter(({ sent, message }) => !sent && this.requests.has(message.seq) && !ANSWERS.has(message.kind));
+      const fresh = unsent.map(({ message }) => message);
+      for (const { message } of this.requests.values()) {
+        if (message.idempotency_key && message.kind === "publish" && !fresh.includes(message)) fresh.push(message);
+      }
       this.received = this.reported = this.unreportedBytes = 0;
       this.kept = [];
-      if (before) this._reset(fresh.map(({ message }) => message));
-      for (const { message } of fresh) this._transmit(message);
+      this.positions.fresh(body.session);
+      if (before) this._reset(fresh);
+      for (const message of fresh) this._transmit(message);
       this.dispatchEvent(new CustomEvent(before ? "reset" : "open", { detail: body }));
     }
   }
@@ -439,7 +311,10 @@ export class Client extends EventTarget {
       if (fresh.some((message) => message.kind === kind && message.name === name)) return;
       this._request({ kind, name, body }).catch((error) => this._complain({ kind, name }, error));
     };
-    for (const [name, { options }] of this.subscriptions) again("subscribe", name, options);
+    for (const [name, entry] of this.subscriptions) {
+      if (fresh.some((message) => message.kind === "subscribe" && message.name === name)) continue;
+      this._subscribe(name, entry).catch((error) => this._complain({ kind: "subscribe", name }, error));
+    }
     for (const [name, { options }] of this.procedures) again("register", name, options);
   }
 
@@ -454,6 +329,7 @@ export class Client extends EventTarget {
 
   _end(bye) {
     this.state = "closed";
+    this.positions.close();
     clearTimeout(this.heartbeat);
     clearTimeout(this.redial);
     for (const { abort } of this.serving.values()) abort();
@@ -559,6 +435,7 @@ export class Client extends EventTarget {
     if (message.skipped) {
       this.received += message.skipped;
       this.dispatchEvent(new CustomEvent("gap", { detail: { frames: message.skipped } }));
+      this.positions.leftOut();
     }
   }
 
@@ -579,8 +456,13 @@ export class Client extends EventTarget {
   _on_reply(message) {
     const request = this.requests.get(message.seq);
     if (!request) return;
-    if (message.flags?.includes("more")) request.onProgress?.(valueOf(message));
-    else this._settle(message.seq, () => request.resolve(message));
+    if (message.flags?.includes("more")) {
+      if (request.onMore) request.onMore(message);
+      else request.onProgress?.(valueOf(message));
+    } else {
+      request.onReply?.(message);
+      this._settle(message.seq, () => request.resolve(message));
+    }
   }
 
   _on_error(message) {
@@ -590,10 +472,25 @@ export class Client extends EventTarget {
   }
 
   _on_event(message) {
+    this.positions.event(message);
+  }
+
+  _deliver(message) {
     const event = incoming(message);
     for (const [pattern, entry] of this.subscriptions) {
-      if (matches(pattern, event.name)) for (const { callback } of entry.callbacks) callback?.(event);
+      if (!matches(pattern, event.name)) continue;
+      for (const { callback, wishes } of entry.callbacks) {
+        if (!wishes.tags || hasTags(message, wishes.tags)) callback?.(event);
+      }
     }
+  }
+
+  /** Whether a subscription gets events of the channel; `whole`: all of them. */
+  _listens(name, whole = false) {
+    for (const [pattern, { options }] of this.subscriptions) {
+      if (matches(pattern, name) && !(whole && (options.tags || options.max_rate))) return true;
+    }
+    return false;
   }
 
   _on_joined(message) {
@@ -695,7 +592,26 @@ export class Client extends EventTarget {
     });
   }
 
-  _request(message, { onProgress, timeoutMs = this.options.requestTimeoutMs, signal } = {}) {
+  /** Subscribes in this session; the body of the reply. */
+  async _subscribe(pattern, entry) {
+    const session = this.positions.session;
+    const body = this.positions.options(pattern, entry.options, entry.session !== session);
+    const onReply = (reply) => {
+      entry.session = session;
+      this.positions.confirmed(pattern, body, reply.body);
+    };
+    return (await this._request({ kind: "subscribe", name: pattern, body }, { onReply })).body ?? {};
+  }
+
+  /** One page of history: its publications as messages, and the body of the last reply. */
+  async _page(name, body) {
+    const messages = [];
+    const onMore = (message) => messages.push({ ...message, flags: message.flags.filter((flag) => flag !== "more") });
+    const reply = await this._request({ kind: "history", name, body }, { onMore });
+    return { messages, end: reply.body ?? {} };
+  }
+
+  _request(message, { onProgress, onMore, onReply, timeoutMs = this.options.requestTimeoutMs, signal } = {}) {
     return new Promise((resolve, reject) => {
       if (this.state === "closed") throw new RelayError("the session is closed", 44, true, "not_done");
       if (this.requests.size >= this.options.pendingMax) {
@@ -703,7 +619,8 @@ export class Client extends EventTarget {
       }
       do this.seq = (this.seq % 0xffffffff) + 1; while (this.requests.has(this.seq));
       const seq = this.seq;
-      this._transmit({ ...message, seq });
+      const asked = { ...message, seq };
+      this._transmit(asked);
       const cancel = (error) => {
         if (!this.requests.has(seq)) return;
         if (message.kind === "pull") this._transmit({ kind: "cancel", seq });
@@ -713,7 +630,7 @@ export class Client extends EventTarget {
       const timer = setTimeout(() => cancel(new RelayError("no answer in time", 33, true, "unknown")), timeoutMs + 1000);
       const onAbort = () => cancel(new RelayError("cancelled", 34, false, "unknown"));
       signal?.addEventListener("abort", onAbort, { once: true });
-      this.requests.set(seq, { resolve, reject, onProgress, timer, forget: () => signal?.removeEventListener("abort", onAbort) });
+      this.requests.set(seq, { message: asked, resolve, reject, onProgress, onMore, onReply, timer, forget: () => signal?.removeEventListener("abort", onAbort) });
     });
   }
 
