@@ -5,7 +5,6 @@ export const KINDS = {
   hello: 1, welcome: 2, ping: 3, pong: 4, goodbye: 5, push: 16, pull: 17, reply: 18, error: 19, cancel: 20,
   publish: 32, event: 33, subscribe: 34, unsubscribe: 35, history: 36, presence: 37, joined: 38, left: 39,
   occupied: 40, vacated: 41,
-  occupied: 40, vacated: 41,
   register: 48, unregister: 49, bind: 56, refresh: 57, ack: 64, nack: 65, credit: 66, consume: 67,
   unconsume: 68, queue: 69,
 };
