@@ -1,4 +1,4 @@
-"""The commands of ``relay`` that talk to a node: ``pub``, ``sub``, ``push``, ``call`` and the others.
+"""The commands of ``relay`` that talk to a node: ``pub``, ``sub``, ``history``, ``push``, ``call`` and the others.
 
     exit status   0 done · 1 failed · 2 wrong usage · 3 cannot connect · 4 refused · 5 timed out
 
@@ -70,6 +70,8 @@ def _run(name: str, options: dict[str, Any]) -> NoReturn:  # Any: each command's
 @click.argument("value", required=False)
 @click.option("--lines", is_flag=True, help="Publish each line of the standard input.")
 @click.option("--no-echo", is_flag=True, help="Not to this session itself.")
+@click.option("--retain", is_flag=True, help="It is the channel's last value, where history is kept.")
+@click.option("--once", default="", metavar="KEY", help="Where history is kept: not again with this KEY.")
 @click.option("--ttl-ms", type=click.IntRange(min=1), default=None, help="How long it is worth anything.")
 @_body
 @_connection
@@ -83,6 +85,8 @@ def pub(**options: Any) -> None:  # Any: click's parameters
 @click.option("--count", type=click.IntRange(min=1), default=None, help="End after so many messages.")
 @click.option("--for", "for_s", type=click.FloatRange(min=0.001), default=None,
               help="End after so many seconds; with --count: fail (5) when fewer came.")  # fmt: skip
+@click.option("--last", type=click.IntRange(min=1), default=None, help="First the newest so many of each channel.")
+@click.option("--since", default="", metavar="OFFSET:EPOCH", help="First what one channel published behind this place.")
 @click.option("--presence", is_flag=True, help="Also who joins and leaves, and where the first and the last are.")
 @click.option("--pushes", multiple=True, metavar="PATTERN", help="Also pushes to this user with such a name.")
 @_connection
@@ -90,7 +94,24 @@ def sub(**options: Any) -> None:  # Any: click's parameters
     """Print what is published to channels, given by name or by PATTERN ("room.*", "**")."""
     if not options["patterns"] and not options["pushes"]:
         raise click.UsageError("at least one PATTERN is needed")
+    if options["since"] and len(options["patterns"]) != 1:
+        raise click.UsageError("--since is a place in one channel: exactly one PATTERN is needed")
     _run("sub", options)
+
+
+@click.command()
+@click.argument("channel")
+@click.option("--last", type=click.IntRange(min=1), default=None, help="The newest so many.")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Offsets over this.")
+@click.option("--before", type=click.IntRange(min=0), default=0, help="Offsets under this.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--backwards", is_flag=True, help="The newest first.")
+@_connection
+def history(**options: Any) -> None:  # Any: click's parameters
+    """Print what was published to CHANNEL, where it is kept: offset, time, user and value."""
+    if options["last"] and (options["after"] or options["before"] or options["backwards"]):
+        raise click.UsageError("--last stands alone")
+    _run("history", options)
 
 
 @click.command()

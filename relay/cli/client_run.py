@@ -9,7 +9,7 @@ import signal
 import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from relay.client.options import SecureChannel, TlsFiles
 from relay.client.plan import FIRST_USE
 from relay.errors import ApplicationError, BadBody, ConfigError, DeadlineExceeded, FrameTooLarge, RelayError
 from relay.key_files import KnownKeys, read_identity
+from relay.wire.names import is_pattern
 
 OUTPUT_BYTES_MAX: Final = 8_388_608
 """Of a command's standard output: more is refused before it fills the memory."""
@@ -81,6 +82,7 @@ async def _connected(command: Command, options: Options) -> int:
     client = await connect(
         *options["urls"], user=options["user"], token=options["token"], password=options["password"],
         realm=options["realm"], device=options["device"], options=settings, on_state=_State(options["as_json"]),
+        on_recovered=_recovered,
     )  # fmt: skip
     async with client:
         return await command(client, {**options, "metadata": metadata})
@@ -106,13 +108,19 @@ class _State:
     def __call__(self, changed: Changed) -> None:
         if changed.state == "ready":
             if self._lost and not self._as_json:
-                how = "nothing was missed" if changed.resumed else "as a new session; something may be missing"
+                how = "nothing was missed" if changed.resumed else "as a new session; what is not kept may be missing"
                 print(f"relay: connected again, {how}", file=sys.stderr)
             self._ready, self._lost = True, False
         elif changed.state == "waiting" and self._ready and not self._lost:
             self._lost = True
             if not self._as_json:
                 print(f"relay: {changed.reason}; trying again", file=sys.stderr)
+
+
+def _recovered(channel: str, recovered: bool) -> None:
+    """Tells what became of a channel with history, on the standard error."""
+    how = "nothing was missed" if recovered else "what was missed is not kept any more"
+    print(f"relay: {channel}: {how}", file=sys.stderr)
 
 
 # --- values -------------------------------------------------------------------------------------------------------
@@ -163,6 +171,8 @@ def _print_event(event: Event, as_json: bool) -> None:
         "kind": event.kind, "name": event.name, "user": event.sender_user, "session": event.sender_session,
         "codec": event.codec, "value": value, "metadata": event.metadata,
     }  # fmt: skip
+    if event.offset is not None:
+        found |= {"offset": event.offset, "epoch": event.epoch}
     sender = event.sender_user or event.sender_session[-8:] or "server"
     if event.kind in ("joined", "left", "occupied", "vacated"):
         line = event.kind
@@ -178,14 +188,17 @@ def _count(number: int, noun: str) -> str:
 
 async def _pub(client: Client, options: Options) -> int:
     channel, as_json = options["channel"], options["as_json"]
-    flags = ("no_echo",) if options["no_echo"] else ()
+    flags = (*(("no_echo",) if options["no_echo"] else ()), *(("retained",) if options["retain"] else ()))
 
     async def publish(value: Any, codec: str | None) -> None:  # Any: as above
         extras = {"metadata": options["metadata"]} | ({"ttl_ms": options["ttl_ms"]} if options["ttl_ms"] else {})
+        if options["once"]:
+            extras["idempotency_key"] = options["once"]
         done = await client.publish(channel, value, codec=codec, flags=flags, **extras)
         assert done is not None
+        place = {} if done.offset is None else {"offset": done.offset, "epoch": done.epoch}
         _print(
-            as_json, {"channel": channel, "reached": done.reached},
+            as_json, {"channel": channel, "reached": done.reached, **place},
             f"published to {channel}, {_count(done.reached, 'session')} reached",
         )  # fmt: skip
 
@@ -222,11 +235,17 @@ async def _sub(client: Client, options: Options) -> int:
 
     for pattern in options["pushes"]:
         client.on_push(pattern, show)
+    recover = _recover(options)
     subscriptions = [
-        client.subscribe(pattern, show, presence=options["presence"], on_end=end) for pattern in options["patterns"]
+        client.subscribe(
+            pattern, show, presence=options["presence"], on_end=end, **({} if is_pattern(pattern) else recover)
+        )
+        for pattern in options["patterns"]
     ]
     for each in subscriptions:
         await each
+        if recover and each.recovered is False:
+            print(f"relay: {each.name}: its history is not kept, or not so far back", file=sys.stderr)
     if not as_json:
         print(f"relay: listening as {client.welcome.user or 'nobody'}", file=sys.stderr)
     closed = asyncio.ensure_future(client.wait_closed())
@@ -241,6 +260,38 @@ async def _sub(client: Client, options: Options) -> int:
         closed.cancel()
     if error is not None:
         raise error
+    return 0
+
+
+def _recover(options: Options) -> dict[str, Any]:  # Any: of Client.subscribe
+    """What ``--since`` and ``--last`` ask for."""
+    if options["since"]:
+        offset, colon, epoch = options["since"].partition(":")
+        if not colon or not offset.isdecimal():
+            raise ConfigError(f"--since {options['since']}: OFFSET:EPOCH expected")
+        return {"since": (int(offset), epoch)}
+    return {"last": options["last"]} if options["last"] else {}
+
+
+async def _history(client: Client, options: Options) -> int:
+    last, as_json = options["last"], options["as_json"]
+    backwards = options["backwards"] or bool(last)
+    found = await client.history(
+        options["channel"], after=options["after"], before=options["before"], limit=last or options["limit"],
+        backwards=backwards,
+    )  # fmt: skip
+    for event in reversed(found.events) if last else found.events:
+        value, line = _shown(event)
+        at_ms = event.fields.get("accepted_at", 0)
+        at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat("T", "milliseconds")
+        _print(
+            as_json,
+            {"offset": event.offset, "epoch": event.epoch, "accepted_at": at_ms, "user": event.sender_user,
+             "session": event.sender_session, "codec": event.codec, "value": value, "metadata": event.metadata},
+            f"{event.offset}  {at}  <{event.sender_user or event.sender_session[-8:] or 'server'}>  {line}",
+        )  # fmt: skip
+    if found.next and not last and not as_json:
+        print(f"relay: more with --{'before' if backwards else 'after'} {found.next}", file=sys.stderr)
     return 0
 
 
@@ -409,5 +460,5 @@ def _time(unix_ms: int) -> str:
 
 
 _COMMANDS: Final[dict[str, Command]] = {
-    "pub": _pub, "sub": _sub, "push": _push, "call": _call, "serve": _serve, "presence": _presence,
+    "pub": _pub, "sub": _sub, "history": _history, "push": _push, "call": _call, "serve": _serve, "presence": _presence,
 }  # fmt: skip

@@ -38,6 +38,7 @@ COMPLETION_VARIABLE: Final = "_RELAY_COMPLETE"
 COMMANDS: Final = {
     "pub": ("relay.cli.client:pub", "Publish a message to a channel."),
     "sub": ("relay.cli.client:sub", "Print what is published to channels."),
+    "history": ("relay.cli.client:history", "Print what was published to a channel."),
     "push": ("relay.cli.client:push", "Tell a user, a session or a procedure something."),
     "call": ("relay.cli.client:call", "Call a procedure and print the answer."),
     "serve": ("relay.cli.client:serve", "Answer a procedure with a shell command."),

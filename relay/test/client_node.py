@@ -24,6 +24,7 @@ from relay.config_auth import EVERYTHING, Permit
 from relay.config_queues import QueueRule
 from relay.config_store import Store
 from relay.core.gate import Gate
+from relay.core.histories import Histories
 from relay.core.hub import Hub
 from relay.core.identity import Identity
 from relay.core.node import NodeAccess
@@ -65,7 +66,9 @@ class ClientNode:
         hooks: Any = SimpleNamespace(**dict.fromkeys(NO_HOOKS))  # Any: stands for relay.hooks.Hooks
         self.flusher = Flusher(lambda function: reactor.callLater(0, function))
         self.hub = Hub(self.config, reactor, self.flusher, LocalDirectory(), hooks, time.time)
-        self.router = Router(self.hub, random.random)
+        store = MemoryStore(self.config.store, lambda: int(time.time() * 1000), os.urandom)
+        self.histories = Histories(self.hub, lambda: store.history, lambda: store.history, "n1", "i1")
+        self.router = Router(self.hub, random.random, self.histories)
         self.sessions = Sessions(self.hub, self.router, "n1", "s", os.urandom)
         self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
         store = MemoryStore(Store(), lambda: int(time.time() * 1000), os.urandom)

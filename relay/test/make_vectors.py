@@ -105,6 +105,45 @@ def kinds() -> list[Vector]:
     return found
 
 
+def histories() -> list[Vector]:
+    """Channels that keep history (section 10)."""
+    since = b'{"since":{"offset":41,"epoch":"a1"},"tags":{"lang":"en"}}'
+    answer = b'{"recovered":true,"offset":41,"epoch":"a1"}'
+    ask = b'{"after":41,"limit":2,"epoch":"a1"}'
+    end = b'{"epoch":"a1","first":1,"last":300,"next":43}'
+    place = field(16, b"\x2a") + field(17, b"a1")
+    return [
+        good("publish-once", "A publication with a key, to be the channel's last value.",
+             {"kind": 32, "name": "room.1", "seq": 3, "flags": 0x40, "fields": {"idempotency_key": "k1"}},
+             frame(32, b"room.1", field(21, b"k1"), flags=0x40, seq=3),
+             '{"kind":"publish","seq":3,"name":"room.1","flags":["retained"],"idempotency_key":"k1"}'),
+        good("event-with-position", "An event of a channel with history; its publisher wants no echo.",
+             {"kind": 33, "name": "room.1", "codec": 1, "flags": 0x20, "fields": {"offset": 42, "epoch": "a1"},
+              "body": b"x".hex()},
+             frame(33, b"room.1", place, b"x", codec=1, flags=0x20),
+             '{"kind":"event","name":"room.1","flags":["no_echo"],"offset":42,"epoch":"a1","text":"x"}'),
+        good("subscribe-since", "Recover what is behind a position, with those tags.",
+             {"kind": 34, "seq": 4, "name": "room.1", "codec": 2, "body": since.hex()},
+             frame(34, b"room.1", body=since, codec=2, seq=4),
+             f'{{"kind":"subscribe","seq":4,"name":"room.1","body":{since.decode()}}}'),
+        good("subscribe-recovered", "The answer, before what was missed.",
+             {"kind": 18, "seq": 4, "codec": 2, "body": answer.hex()},
+             frame(18, body=answer, codec=2, seq=4), f'{{"kind":"reply","seq":4,"body":{answer.decode()}}}'),
+        good("history-page", "Ask for a page.", {"kind": 36, "seq": 5, "name": "room.1", "codec": 2, "body": ask.hex()},
+             frame(36, b"room.1", body=ask, codec=2, seq=5),
+             f'{{"kind":"history","seq":5,"name":"room.1","body":{ask.decode()}}}'),
+        good("history-publication", "One publication of the page.",
+             {"kind": 18, "seq": 5, "name": "room.1", "codec": 1, "flags": 1,
+              "fields": {"offset": 42, "epoch": "a1", "accepted_at": 1000}, "body": b"x".hex()},
+             frame(18, b"room.1", place + field(18, b"\x03\xe8"), b"x", codec=1, flags=1, seq=5),
+             '{"kind":"reply","seq":5,"name":"room.1","flags":["more"],"offset":42,"epoch":"a1","accepted_at":1000,'
+             '"text":"x"}'),
+        good("history-end", "The last reply: where the next page begins.",
+             {"kind": 18, "seq": 5, "codec": 2, "body": end.hex()},
+             frame(18, body=end, codec=2, seq=5), f'{{"kind":"reply","seq":5,"body":{end.decode()}}}'),
+    ]  # fmt: skip
+
+
 def names() -> list[Vector]:
     """Names at their limits. Their grammar is not the frame's affair."""
     longest, accents = "n" * 255, "é" * 128
@@ -404,7 +443,8 @@ def streams() -> list[Vector]:
 
 
 PARTS = (
-    connections, headers, kinds, names, fields, other_fields, bodies, broken_fields, broken_objects, newer, streams,
+    connections, headers, kinds, histories, names, fields, other_fields, bodies, broken_fields, broken_objects, newer,
+    streams,
 )  # fmt: skip
 
 

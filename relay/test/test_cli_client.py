@@ -126,6 +126,27 @@ class CommandTests(unittest.TestCase):
         self.assertEqual(found, status, command.err.decode())
         return (command.err if status else command.out).decode()
 
+    async def test_history(self) -> None:
+        """What is kept can be read, and comes first when one subscribes; a key publishes once."""
+        for number in range(5):
+            out = await self.output("pub", "lobby", str(number), "--json", user="ann")
+        epoch = json.loads(out)["epoch"]
+        again = [await self.output("pub", "lobby", "5", "--json", "--once", "k") for _ in range(2)]
+        self.assertEqual([json.loads(each)["offset"] for each in again], [6, 6])
+        lines = (await self.output("history", "lobby", "--last", "3")).splitlines()
+        self.assertEqual([line.split()[0] for line in lines], ["4", "5", "6"])
+        self.assertIn("<ann>  4", lines[1])
+        lines = (await self.output("history", "lobby", "--after", "1", "--limit", "2", "--json")).splitlines()
+        self.assertEqual([json.loads(line)["value"] for line in lines], ["1", "2"])
+        out = await self.output("sub", "lobby", "--last", "2", "--count", "2", "--json")
+        self.assertEqual([json.loads(line)["offset"] for line in out.splitlines()], [5, 6])
+        out = await self.output("sub", "lobby", "--since", f"4:{epoch}", "--count", "2", "--json")
+        self.assertEqual([json.loads(line)["offset"] for line in out.splitlines()], [5, 6])
+        self.assertIn("OFFSET:EPOCH", await self.output("sub", "lobby", "--since", "x", status=2))
+        self.assertIn("exactly one", await self.output("sub", "a", "b", "--since", "1:e", status=2))
+        self.assertIn("stands alone", await self.output("history", "lobby", "--last", "1", "--after", "1", status=2))
+        self.assertIn("keeps no history", await self.output("history", "other", status=1))
+
     async def test_pub_and_sub(self) -> None:
         """sub prints what pub publishes, as lines for people or as JSON, and ends after --count."""
         people = self.command("sub", "room.*", "--count", "3", user="bob")

@@ -12,7 +12,7 @@ from twisted.trial import unittest
 
 from relay.client import tx
 from relay.client.api import Client
-from relay.test import client_queues, client_transports  # noqa: F401 - more scenarios
+from relay.test import client_history_scenarios, client_queues, client_transports  # noqa: F401 - more scenarios
 from relay.test.client_node import ClientNode
 from relay.test.client_scenarios import Scenario, Scenarios
 
