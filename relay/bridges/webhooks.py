@@ -1,6 +1,6 @@
 """Webhooks: URLs that are told by HTTP of what happens in the node.
 
-    Hub.on_occurrence ─▶ Webhooks.take ─▶ each Webhook that wants it ─▶ its Outbox ─▶ POST
+    Hub.on_occurrence ─▶ Webhooks.take ─▶ the Outbox of each Webhook that wants it ─▶ POST
 
     POST url
     Content-Type: application/json
@@ -104,15 +104,13 @@ class Webhook:
         self._secret = secret_text(config.secret, f"webhook {config.name}").encode()
         self._send()
 
-    def take(self, occurrence: Occurrence, event: bytes) -> None:
-        """Tell of ``occurrence``, if that is wanted; ``event`` is its text."""
+    def wants(self, occurrence: Occurrence) -> bool:
+        """Whether it is told of this."""
         config = self.config
         if occurrence.realm != config.realm or occurrence.event not in config.events:
-            return
+            return False
         channel = occurrence.channel
-        if channel and not any(matches(pattern, channel) for pattern in config.channels):
-            return
-        self.outbox.take(_lane(occurrence), event, occurrence.at)
+        return not channel or any(matches(pattern, channel) for pattern in config.channels)
 
     def _send(self) -> None:
         """Send as much as may be: while it is down, one request after each pause."""
@@ -235,10 +233,13 @@ class Webhooks(Service):
     def take(self, occurrence: Occurrence) -> None:
         """Something happened."""
         self._count += 1
-        head = f'{{"id":"{self._prefix}-{self._count:x}",'.encode()
-        event = head + msgspec.json.encode(occurrence)[1:]
+        event = b""
         for hook in self._hooks.values():
-            hook.take(occurrence, event)
+            if hook.wants(occurrence):
+                if not event:
+                    head = f'{{"id":"{self._prefix}-{self._count:x}",'.encode()
+                    event = head + msgspec.json.encode(occurrence)[1:]
+                hook.outbox.take(_lane(occurrence), event, occurrence.at)
 
     # --- Service
 
