@@ -37,6 +37,7 @@ from relay.protocols.kcp import KcpPort
 from relay.protocols.kcp_endpoint import cipher_for, options_of
 from relay.test.fakes import FakeGate
 from relay.wire.kcp import smux
+from relay.wire.kcp.session import KcpSession
 
 CHUNK = bytes(65_536)
 
@@ -192,8 +193,44 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def flood(port: int, settings: Kcp, seconds: float) -> None:
+    """Send to a server on loopback as fast as it takes it, by the product's session and socket; print the rate."""
+    import select
+
+    none: Any = _NoReactor()
+    opened = DatagramSocket(bound_socket("udp:127.0.0.1:0"), none, lambda batch: batches.extend(batch))
+    batches: list[Any] = []
+    session = KcpSession(7, options_of(settings), cipher_for(settings), os.urandom)
+    place = ("127.0.0.1", port)
+    began = time.monotonic()
+    acknowledged = 0
+    while time.monotonic() < began + seconds:
+        while session.kcp.queued_bytes < 2 * session.options.send_window * session.options.mtu:
+            session.send(CHUNK)
+            acknowledged += len(CHUNK)
+        opened.send(session.flush(int(time.monotonic() * 1000)), place)
+        if select.select([opened], [], [], 0.005)[0]:
+            opened.doRead()
+            now = int(time.monotonic() * 1000)
+            for datagram, _ in batches:
+                session.receive_datagram(datagram, now)
+            batches.clear()
+    taken = acknowledged - session.kcp.queued_bytes
+    print(json.dumps({"per_s": taken / (time.monotonic() - began), "resent": session.kcp.resent}))
+
+
+class _NoReactor:
+    """The loop above reads by itself."""
+
+    def addReader(self, reader: Any) -> None:  # noqa: N802 - Twisted's name
+        """Nothing."""
+
+
 def main(arguments: list[str]) -> None:
     """The process."""
+    if arguments[0] == "--flood":
+        flood(int(arguments[1]), msgspec.convert(json.loads(arguments[2]), Kcp), float(arguments[3]))
+        return
     name = arguments[arguments.index("--reactor") + 1] if "--reactor" in arguments else "uv"
     if name == "uv":
         from relay.reactor import uv

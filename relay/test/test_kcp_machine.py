@@ -117,6 +117,21 @@ class RuleTests(SynchronousTestCase):
         right.input(again, 4)
         self.assertEqual(right.receive(), bytes(1376 * 8))
 
+    def test_needless_time_out(self):
+        """An ack that repeats a time stamp of before the time-out gives the congestion window back; another does not."""
+        for late, expected in ((True, 10), (False, 1)):
+            left, right = machine(), machine()
+            left.send(bytes(1376 * 8))
+            first = left.flush(0)
+            again = left.flush(left.next_timer() or 0)
+            self.assertEqual((len(again), left._cwnd), (8, 1))
+            for payload in (first if late else again)[:1]:
+                right.input(payload, 300)
+            for ack in right.flush(300):
+                left.input(ack, 300)
+            self.assertGreaterEqual(left._cwnd, expected)
+            self.assertLess(left._cwnd, expected + 2)
+
     def test_windows(self):
         """No more is in flight than the smaller of both windows; a closed window is asked about, and told."""
         small = msgspec.structs.replace(PLAIN, receive_window=8, nc=True, rate_bytes_max=10**9)

@@ -68,10 +68,10 @@ class Kcp:
     """
 
     __slots__ = (
-        "_acks", "_ask", "_burst_bytes", "_cwnd", "_early", "_fast", "_incr", "_mss", "_mtu", "_options", "_pace_at",
-        "_pace_bytes", "_paced_at", "_peer_window", "_probe_at", "_probe_wait_ms", "_queue", "_ready", "_recover",
-        "_resend_at", "_rto", "_rtt", "_rtt_var", "_tell", "_threshold", "conv", "dead", "expected", "in_flight",
-        "next_sn", "proven", "queued_bytes", "resent", "una",
+        "_acks", "_ask", "_before", "_burst_bytes", "_cwnd", "_early", "_fast", "_incr", "_mss", "_mtu", "_options",
+        "_pace_at", "_pace_bytes", "_paced_at", "_peer_window", "_probe_at", "_probe_wait_ms", "_queue", "_ready",
+        "_recover", "_resend_at", "_rto", "_rtt", "_rtt_var", "_tell", "_threshold", "conv", "dead", "expected",
+        "in_flight", "next_sn", "proven", "queued_bytes", "resent", "una",
     )  # fmt: skip
 
     def __init__(self, conv: int, options: KcpOptions, mtu: int) -> None:
@@ -97,6 +97,7 @@ class Kcp:
         self._cwnd = CWND_START
         self._incr = self._mss * CWND_START
         self._threshold = WINDOW_MAX
+        self._before: tuple[int, int, int] | None = None  # window, threshold and _incr before a time-out
         self._recover = 0  # losses below this number are already paid for
         self._probe_at = NEVER
         self._probe_wait_ms = 0
@@ -220,6 +221,8 @@ class Kcp:
                 if segment is not None:
                     if segment.ts == ts:
                         self.proven = True
+                    if self._before is not None and segment.again:
+                        self._judge((ts - segment.ts) & MASK >= HALF)
                     del self.in_flight[sn]
                     self.queued_bytes -= len(segment.data)
                 if acked < sn < self.next_sn:
@@ -329,6 +332,14 @@ class Kcp:
         rtt = (now - ts) & MASK
         if regular and rtt <= RTO_MS_MAX:
             self._measured(rtt)
+
+    def _judge(self, earlier: bool) -> None:
+        """The first ack of something sent again after a time-out. When it repeats an ``earlier`` time stamp, the first
+        transmission had arrived: the time-out was a mistake, and the window is what it was (Eifel, RFC 3522)."""
+        assert self._before is not None
+        if earlier:
+            self._cwnd, self._threshold, self._incr = self._before
+        self._before = None
 
     def _measured(self, rtt: int) -> None:
         if not self._rtt:
@@ -442,6 +453,8 @@ class Kcp:
             self._cwnd = self._threshold + after
             self._incr = self._cwnd * self._mss
         if lost:
+            if self._before is None or self._cwnd > 1:
+                self._before = self._cwnd, self._threshold, self._incr
             self._threshold = max(window // 2, THRESHOLD_MIN)
             self._cwnd = 1
             self._incr = self._mss
