@@ -3,9 +3,10 @@
     python bench/kcp_speed.py [--rounds 3] [--seconds 2] [--sessions 20000]
 
 Servers: relay's KCP port in a process of its own, on relay's reactor (``relay.test.kcp_peer``), and kcp-go in the
-program of ``bench/kcp``. The load is kcp-go's in all of them, so that both serve the same clients; ``relay → relay``
-adds relay's own sender, which hands the kernel many datagrams in one call. Each row is the median of the rounds; the
-processor time is the server's, in microseconds for one echo or one KB.
+program of ``bench/kcp``. The load is kcp-go's, so that both serve the same clients. Each row is the median of the
+rounds, with the smallest and largest; the processor time is the server's, in microseconds for one echo or one KB.
+``one way … of a core``: sender and receiver in one process, over real sockets, by the processor time that each took,
+which is the same on a machine that has other work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+from twisted.internet.task import Clock
+
+from relay.config_kcp import Kcp
+from relay.protocols.datagrams import DatagramSocket, bound_socket
+from relay.protocols.kcp_endpoint import cipher_for, options_of
 from relay.test.interop import BINARY, KEY, Row, build, go, go_flags, process
+from relay.test.kcp_peer import listen
 from relay.wire.kcp.ciphers import cipher_of
 from relay.wire.kcp.options import PROFILES
 from relay.wire.kcp.session import KcpSession
@@ -89,7 +97,7 @@ def echo(name: str, payload: int, depth: int, cipher: str, seconds: float) -> tu
 
 def flood(name: str, cipher: str, seconds: float) -> tuple[float, float]:
     """Bytes a second that kcp-go sends to a server that throws them away, and the server's microseconds for a KB."""
-    with (relay_server(cipher, "sink") if name == "relay" else go_server(cipher, "sink")) as served:
+    with (relay_server(cipher, "discard") if name == "relay" else go_server(cipher, "sink")) as served:
         port = port_of(name, served)
         before = cpu_s(served.pid)
         command = [
@@ -100,16 +108,68 @@ def flood(name: str, cipher: str, seconds: float) -> tuple[float, float]:
         return rate, (cpu_s(served.pid) - before) / seconds / max(rate / 1024, 1) * 1e6
 
 
-def one_way(cipher: str, seconds: float) -> tuple[float, float]:
-    """Bytes a second from relay's sender to relay's receiver, each in a process, and the receiver's us for a KB."""
-    with relay_server(cipher, "sink") as served:
-        port = port_of("relay", served)
-        before = cpu_s(served.pid)
-        sender = [sys.executable, "-m", "relay.test.kcp_peer", "--flood"]
-        command = [*sender, str(port), json.dumps(settings(cipher)), str(seconds)]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=pinned(1))
-        rate = json.loads(said.stdout)["per_s"]
-        return rate, (cpu_s(served.pid) - before) / seconds / max(rate / 1024, 1) * 1e6
+class Turns(Clock):
+    """A reactor that reads and ends its turns when it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Callable[[], None]] = []
+
+    def callAtTurnEnd(self, function: Callable[[], None]) -> None:  # noqa: N802 - relay's reactor has it
+        """Keep."""
+        self.calls.append(function)
+
+    def addReader(self, reader: Any) -> None:  # noqa: N802 - Twisted's name
+        """It is read from by hand."""
+
+    def end(self) -> bool:
+        """The end of a turn; whether there was anything to do."""
+        calls, self.calls = self.calls, []
+        for function in calls:
+            function()
+        return bool(calls)
+
+
+def one_way(cipher: str, joined: bool, seconds: float) -> tuple[float, float]:
+    """MB a second of processor time that relay sends, and that it receives: both in this process, over real sockets.
+
+    ``joined``: many datagrams in one call of the kernel, as relay does where it can; else one by one.
+    """
+    reactor: Any = Turns()
+    chosen = msgspec.convert(settings(cipher), Kcp)
+    port = listen(reactor, chosen, "discard")
+    receiver: Any = port._socket
+    batches: list[Any] = []
+    sender = DatagramSocket(bound_socket("udp:127.0.0.1:0"), reactor, batches.extend)
+    sender._segmented = sender._segmented and joined
+    session = KcpSession(7, options_of(chosen), cipher_for(chosen), os.urandom)
+    place = ("127.0.0.1", port.getHost().port)
+    chunk, given, sending, receiving = bytes(65_536), 0, 0.0, 0.0
+    enough = 2 * session.options.send_window * session.options.mtu
+    used, end = time.thread_time, time.monotonic() + seconds
+    while time.monotonic() < end:
+        first = used()
+        while session.kcp.queued_bytes < enough:
+            session.send(chunk)
+            given += len(chunk)
+        now = int(time.monotonic() * 1000)
+        sender.send(session.flush(now), place)
+        second = used()
+        more = True
+        while more:
+            receiver.doRead()
+            more = reactor.end()
+        third = used()
+        sender.doRead()
+        for datagram, _ in batches:
+            session.receive_datagram(datagram, now)
+        batches.clear()
+        sending += second - first + used() - third
+        receiving += third - second
+    done = (given - session.kcp.queued_bytes) / 1e6
+    sender.close()
+    port.stopListening()
+    return done / sending, done / receiving
 
 
 def idle(count: int, seconds: float) -> dict[str, float]:
@@ -162,6 +222,7 @@ def main() -> None:
         raise SystemExit("kcp-go needs Go")
     build(compiler)
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    own: dict[str, list[tuple[float, float]]] = {}
     for _ in range(options.rounds):
         for payload, depth, cipher in ECHOES:
             for name in ("relay", "kcp-go"):
@@ -171,12 +232,18 @@ def main() -> None:
             for name in ("relay", "kcp-go"):
                 key = f"one way from kcp-go, {cipher}", name
                 found.setdefault(key, []).append(flood(name, cipher, options.seconds))
-            found.setdefault((f"one way from relay, {cipher}", "relay"), []).append(one_way(cipher, options.seconds))
+            for joined in (True, False):
+                how = "joined" if joined else "one by one"
+                own.setdefault(f"{cipher}, {how}", []).append(one_way(cipher, joined, options.seconds))
     for (what, name), values in found.items():
         rates, costs = [each[0] for each in values], [each[1] for each in values]
         unit, scale = ("MB/s", 1e6) if what.startswith("one way") else ("k/s", 1e3)
         print(f"{what:40} {name:7} {spread([each / scale for each in rates], '{:.1f}'):26} {unit:5}"
               f" {spread(costs, '{:.2f}')} us of the server")  # fmt: skip
+    for what, values in own.items():
+        sent, taken = ([each[index] for each in values] for index in (0, 1))
+        sent_mb, taken_mb = spread(sent, "{:.0f}"), spread(taken, "{:.0f}")
+        print(f"one way, {what:31} relay   sends {sent_mb}, receives {taken_mb} MB for a second of processor time")
     print(idle(options.sessions, 10.0))
 
 

@@ -3,8 +3,7 @@
     python -m relay.test.kcp_peer '[{"settings": {"cipher": "null"}, "serve": "echo", "loss": 0}, …]' [--reactor epoll]
 
 starts one port for each and prints their numbers as a JSON list; it serves until its standard input ends. ``serve`` is
-``echo``, ``sink`` (counts; prints bytes and processor time once a second) or ``flood`` (sends without end to whoever
-says something). The ports are the product's ``KcpPort`` behind a factory whose protocols are plain.
+``echo`` or ``discard``. The ports are the product's ``KcpPort`` behind a factory whose protocols are plain.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import asyncio
 import json
 import os
 import random
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,9 +35,6 @@ from relay.protocols.kcp import KcpPort
 from relay.protocols.kcp_endpoint import cipher_for, options_of
 from relay.test.fakes import FakeGate
 from relay.wire.kcp import smux
-from relay.wire.kcp.session import KcpSession
-
-CHUNK = bytes(65_536)
 
 
 class Counted(Protocol):
@@ -81,62 +76,14 @@ class Echo(Counted):
         """Over."""
 
 
-class Sink(Counted):
-    """Counts, and reports when its session ends or ``REPORT_BYTES`` are reached."""
-
-    REPORT_BYTES = 1 << 40
-
-    def connectionMade(self) -> None:
-        """Begin."""
-        self.count = 0
-        self.next = 0.0
+class Discard(Counted):
+    """Throws away."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Count; once a second a line with bytes and processor time so far."""
-        self.count += len(data)
-        now = time.monotonic()
-        if now > self.next:
-            self.next = now + 1
-            print(json.dumps({"at": now, "bytes": self.count, "cpu": cpu()}), flush=True)
+        """Nothing."""
 
 
-class Flood(Counted):
-    """Sends as much as is taken."""
-
-    def connectionMade(self) -> None:
-        """Waits for a first word."""
-        self.going = False
-        self.ready = True
-
-    def dataReceived(self, data: bytes) -> None:
-        """Go."""
-        if not self.going:
-            self.going = True
-            transport: Any = self.transport
-            transport.registerProducer(self, True)
-            self.more()
-
-    def more(self) -> None:
-        """Until it is full."""
-        transport: Any = self.transport
-        while self.ready and self.connected:
-            transport.write(CHUNK)
-
-    def pauseProducing(self) -> None:
-        """Full."""
-        self.ready = False
-
-    def resumeProducing(self) -> None:
-        """Go on."""
-        self.ready = True
-        self.more()
-
-    def stopProducing(self) -> None:
-        """Over."""
-        self.ready = False
-
-
-PROTOCOLS: dict[str, type[Counted]] = {"echo": Echo, "sink": Sink, "flood": Flood}
+PROTOCOLS: dict[str, type[Counted]] = {"echo": Echo, "discard": Discard}
 
 
 class PlainFactory(GreetingFactory):
@@ -187,50 +134,8 @@ def listen(reactor: Any, settings: Kcp, serve: str = "echo", loss: int = 0) -> K
     return port
 
 
-def cpu() -> float:
-    """User and system time of this process, in seconds."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def flood(port: int, settings: Kcp, seconds: float) -> None:
-    """Send to a server on loopback as fast as it takes it, by the product's session and socket; print the rate."""
-    import select
-
-    none: Any = _NoReactor()
-    opened = DatagramSocket(bound_socket("udp:127.0.0.1:0"), none, lambda batch: batches.extend(batch))
-    batches: list[Any] = []
-    session = KcpSession(7, options_of(settings), cipher_for(settings), os.urandom)
-    place = ("127.0.0.1", port)
-    began = time.monotonic()
-    acknowledged = 0
-    while time.monotonic() < began + seconds:
-        while session.kcp.queued_bytes < 2 * session.options.send_window * session.options.mtu:
-            session.send(CHUNK)
-            acknowledged += len(CHUNK)
-        opened.send(session.flush(int(time.monotonic() * 1000)), place)
-        if select.select([opened], [], [], 0.005)[0]:
-            opened.doRead()
-            now = int(time.monotonic() * 1000)
-            for datagram, _ in batches:
-                session.receive_datagram(datagram, now)
-            batches.clear()
-    taken = acknowledged - session.kcp.queued_bytes
-    print(json.dumps({"per_s": taken / (time.monotonic() - began), "resent": session.kcp.resent}))
-
-
-class _NoReactor:
-    """The loop above reads by itself."""
-
-    def addReader(self, reader: Any) -> None:  # noqa: N802 - Twisted's name
-        """Nothing."""
-
-
 def main(arguments: list[str]) -> None:
     """The process."""
-    if arguments[0] == "--flood":
-        flood(int(arguments[1]), msgspec.convert(json.loads(arguments[2]), Kcp), float(arguments[3]))
-        return
     name = arguments[arguments.index("--reactor") + 1] if "--reactor" in arguments else "uv"
     if name == "uv":
         from relay.reactor import uv

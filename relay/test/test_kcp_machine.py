@@ -118,7 +118,7 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(right.receive(), bytes(1376 * 8))
 
     def test_needless_time_out(self):
-        """An ack that repeats a time stamp of before the time-out gives the congestion window back; another does not."""
+        """An ack that repeats a time stamp of before the time-out gives the congestion window back; no other does."""
         for late, expected in ((True, 10), (False, 1)):
             left, right = machine(), machine()
             left.send(bytes(1376 * 8))
