@@ -174,10 +174,12 @@ class Arrival:
     @property
     def label(self) -> str:
         """The label of the transport."""
+        if self.channel:
+            return "secure"
         carrier = self.entrance.listener.transport
         if carrier != "stream":
             return carrier
-        return "secure" if self.channel else "tls" if self.secure else "unix" if self.unix else "tcp"
+        return "tls" if self.secure else "unix" if self.unix else "tcp"
 
 
 @implementer(IProtocol)

@@ -10,6 +10,7 @@ from relay import config_load
 from relay.config import ChannelRule, Config, Handlers, Http, Limits, Listener, Timing, Tls, WebSocket
 from relay.config_auth import Anonymous, Auth, CallOut, Jwt, Permit, StaticUser
 from relay.config_check import endpoint, problems
+from relay.config_kcp import Kcp
 from relay.errors import ConfigError
 
 LOCAL = "tcp:8000:interface=127.0.0.1"
@@ -159,6 +160,33 @@ class ListenerTests(SynchronousTestCase):
             self.one(address="unix:a", reuse_port=True),
             ["listeners[0].reuse_port: it is for tcp, tcp6 and udp, the address is unix:a"],
         )
+
+    def test_kcp(self):
+        """KCP needs its section, a datagram address and a key, and carries relay's own protocol alone."""
+        place, kcp = "udp:127.0.0.1:4000", Kcp(key="secret")
+        where = "listeners[0]"
+        self.assertEqual(self.one(address=place, transport="kcp", kcp=kcp), [])
+        for options, expected in (
+            ({"kcp": None}, f"{where}.kcp: transport kcp needs this section, with a key or a cipher that has none"),
+            ({"kcp": Kcp()}, f"{where}.kcp: key: the cipher aes-256-gcm needs one"),
+            ({"kcp": Kcp(key="hex:12")}, f"{where}.kcp: a key after hex: has 64 hexadecimal digits"),
+            ({"kcp": Kcp(key="a", error_correction="200/99")}, f"{where}.kcp: a group has at most 256 shards"),
+            ({"protocols": ("relay", "http")}, f"{where}.protocols: kcp carries relay"),
+            ({"proxy_protocol": True}, f"{where}.proxy_protocol: it is for streams"),
+            ({"address": "udp:4000"}, f"{where}.address: udp:4000: expected udp:HOST:PORT"),
+            ({"address": LOCAL}, f"{where}.address: transport kcp needs udp:HOST:PORT, the address is {LOCAL}"),
+        ):
+            self.assertEqual(self.one(**{"address": place, "transport": "kcp", "kcp": kcp, **options}), [expected])
+        self.assertEqual(
+            self.one(address=place),
+            [f"{where}.address: transport stream needs one for streams, such as tcp:8000, the address is {place}"],
+        )
+        self.assertEqual(self.one(kcp=kcp), [f"{where}.kcp: has no effect without {where}.transport: kcp"])
+        public = Config(
+            listeners=(Listener(address="udp:0.0.0.0:4000", transport="kcp", kcp=kcp),),
+            auth=Auth(allow_anonymous=False),
+        )
+        self.assertIn("other machines reach udp:0.0.0.0:4000", problems(public)[0])
 
     def test_certificates(self):
         """A certificate that cannot be read is one clear sentence."""
