@@ -113,18 +113,18 @@ class Turns(Clock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Callable[[], None]] = []
+        self.ending: list[Callable[[], None]] = []
 
     def callAtTurnEnd(self, function: Callable[[], None]) -> None:  # noqa: N802 - relay's reactor has it
         """Keep."""
-        self.calls.append(function)
+        self.ending.append(function)
 
     def addReader(self, reader: Any) -> None:  # noqa: N802 - Twisted's name
         """It is read from by hand."""
 
     def end(self) -> bool:
         """The end of a turn; whether there was anything to do."""
-        calls, self.calls = self.calls, []
+        calls, self.ending = self.ending, []
         for function in calls:
             function()
         return bool(calls)
