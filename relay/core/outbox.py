@@ -295,7 +295,7 @@ class Outbox:
 class StraightOutbox(Outbox):
     """An outbox over a transport that joins the writes of a turn: frames are not collected here a second time.
 
-    Saves 0.5 us for a frame that is alone in its turn.
+    Saves 0.3 us for a frame that is alone in its turn.
     """
 
     __slots__ = ()
