@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from relay.core.session import Session
     from relay.interfaces import IHistory
 
-PEER_WAIT_S: Final = 0.05
-"""How often a peer that does not take a page is looked at: the wheel's tick."""
+PEER_WAIT_S_MIN: Final = 0.002
+"""A peer that has not taken a page is looked at after this, and then after twice as long each time …"""
+PEER_WAIT_S_MAX: Final = 0.128
+"""… but not seldomer than this."""
 LIVE_OVERHEAD: Final = 128
 """Bytes that a kept live event is taken to cost beside its body."""
 
@@ -78,7 +80,7 @@ class Recovery:
 
     __slots__ = (
         "_answer", "_cancelled", "_epoch", "_histories", "_hub", "_live", "_live_bytes", "_part", "_plan", "_position",
-        "_replied", "_seq", "_session", "_store", "_subscription", "_turns",
+        "_replied", "_seq", "_session", "_store", "_subscription", "_turns", "_wait_s",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +111,7 @@ class Recovery:
         self._live_bytes = 0
         self._replied = False
         self._cancelled = False
+        self._wait_s = PEER_WAIT_S_MIN
 
     def begin(self) -> None:
         """Wait for a turn, then read."""
@@ -236,12 +239,27 @@ class Recovery:
         return int(self._hub.wall() * 1000)
 
     def _next(self) -> None:
-        """Read on, when the peer has taken what it was given."""
-        peer = self._session.peer
-        if peer is not None and peer.queued_bytes() > self._hub.config.history.page_bytes_max and not self._cancelled:
-            self._hub.wheel.after(PEER_WAIT_S, self._next)
-        else:
+        """Read on, when the peer has taken what it was given; until then it is somebody else's turn."""
+        if self._takes():
             self._read(self._range(self._position), self._page)
+        else:
+            self._turns.give()
+            self._hub.clock.callLater(self._wait_s, self._look)
+
+    def _takes(self) -> bool:
+        peer = self._session.peer
+        return peer is None or peer.queued_bytes() <= self._hub.config.history.page_bytes_max
+
+    def _look(self) -> None:
+        """Whether the peer has taken what it was given."""
+        if self._cancelled or self._session.ended:
+            return
+        if self._takes():
+            self._wait_s = PEER_WAIT_S_MIN
+            self._turns.take(self._next)
+        else:
+            self._wait_s = min(self._wait_s * 2, PEER_WAIT_S_MAX)
+            self._hub.clock.callLater(self._wait_s, self._look)
 
     def _page(self, page: Page) -> None:
         if page.epoch != self._epoch and (self._epoch or self._position):

@@ -30,6 +30,11 @@ FIELD_SECTION_BYTES_MAX: Final = 0xFFFF
 # Before the welcome says otherwise (docs/protocol.md section 1).
 FRAME_BYTES_MAX_AT_FIRST: Final = 65_536
 
+EPOCHS_MAX: Final = 1024
+"""Epochs whose field is remembered: of the channels that are written about now."""
+EPOCH_BYTES_MAX: Final = 64
+"""A longer one, which no server of ours makes, is not remembered."""
+
 _FRAME: Final = Struct(">BBHIBBH")
 _STREAM: Final = Struct(">IBBHIBBH")
 _FIELD: Final = Struct(">BH")
@@ -137,7 +142,49 @@ _BY_TYPE: Final[dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]]
 }
 _READERS: Final = {number: _BY_TYPE[type_][0] for number, (_, type_) in FIELDS.items()}
 _READERS.update({number | CRITICAL_FIELD: reader for number, reader in list(_READERS.items())})
-_WRITERS: Final = {number: _BY_TYPE[type_][1] for number, (_, type_) in FIELDS.items()}
+
+
+def _field_writer(number: int, type_: str) -> Callable[[Any], bytes]:  # Any: as above
+    """Writes a whole field: number, length and value."""
+    write = _BY_TYPE[type_][1]
+    if type_ != "uint":
+
+        def write_field(value: Any) -> bytes:  # Any: as above
+            raw = write(value)
+            return _FIELD.pack(number, len(raw)) + raw
+
+        return write_field
+    # Ready for each length: a pack less, of which every event and answer with a place in a history has some.
+    heads = [_FIELD.pack(number, size) for size in range(9)]
+
+    def write_number(value: int) -> bytes:
+        size = (value.bit_length() + 7) >> 3 or 1
+        if size > 8:
+            raise OverflowError(value)
+        return heads[size] + value.to_bytes(size)
+
+    return write_number
+
+
+def _remembered(write: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    """``write`` for a field that few values are written to again and again."""
+    known: dict[str, bytes] = {}
+
+    def write_known(value: str) -> bytes:
+        field = known.get(value)
+        if field is None:
+            field = write(value)
+            if len(known) >= EPOCHS_MAX:
+                known.clear()
+            if len(field) <= EPOCH_BYTES_MAX:
+                known[value] = field
+        return field
+
+    return write_known
+
+
+_WRITERS: Final = {number: _field_writer(number, type_) for number, (_, type_) in FIELDS.items()}
+_WRITERS[kinds.EPOCH] = _remembered(_WRITERS[kinds.EPOCH])
 
 
 def _read_fields(data: bytes, at: int, end: int) -> Fields:
@@ -179,9 +226,7 @@ def write_fields(fields: Fields, stamped: bool = False) -> bytes:
             # What a client wrote into from_... never leaves beside the server's stamp.
             if number == REFUSE or (stamped and number in _FROM):
                 continue
-            raw = _WRITERS[number](value)
-            parts.append(_FIELD.pack(number, len(raw)))
-            parts.append(raw)
+            parts.append(_WRITERS[number](value))
     except KeyError:
         raise BadBody(f"there is no field {number}") from None
     except (struct_error, ValueError, TypeError, AttributeError, OverflowError) as error:
