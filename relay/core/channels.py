@@ -77,7 +77,7 @@ class Channels:
         rule = self._hub.rule(message.name)
         event, skip = self._event(rule, message, session)
         if rule.history is not None:
-            self._histories.publish(session.realm.name, event, message, session, skip)
+            self._histories.publish(session.realm.name, rule, event, message, session, skip)
             return
         realm = session.realm
         wanted = choose(realm, event, skip, rule.slow) if realm.selective else receivers(realm, event.name)
@@ -90,7 +90,7 @@ class Channels:
         rule = self._hub.rule(message.name)
         event, skip = self._event(rule, message, None)
         if rule.history is not None:
-            return self._histories.publish(realm, event, message, None, skip)
+            return self._histories.publish(realm, rule, event, message, None, skip)
         place = self._hub.realms.get(realm)
         if place is None:
             return 0

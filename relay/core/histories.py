@@ -45,15 +45,20 @@ PLANS_MAX: Final = 10_000
 """Channels whose limits are remembered; the memory is emptied when it is full."""
 
 
+_LOOKED_AT: Final = kinds.NO_ECHO | kinds.RETAINED
+
+
 class Plan:
     """How a channel's publications are kept: its rule, made ready."""
 
-    __slots__ = ("durable", "options", "retention", "rule", "store", "ttl_ms")
+    __slots__ = ("durable", "options", "retention", "rule", "simple", "store", "ttl_ms")
 
     def __init__(self, rule: ChannelRule, options: ChannelHistory) -> None:
         self.rule = rule
         self.options = options
         self.store: IHistory | None = None
+        self.simple = False
+        """Its store is known and completes at once, and nothing of the rule changes what is stored."""
         self.durable = options.kind == "durable"
         self.retention = Retention(options.messages_max, options.bytes_max, int(options.age_s_max * 1000))
         self.ttl_ms = int(options.ttl_s * 1000)
@@ -120,6 +125,8 @@ class Histories:
             if give is None:
                 raise errors.Unavailable("this node has no store for that channel")
             plan.store = give()
+            options = plan.options
+            plan.simple = not (plan.durable or options.ttl_s or options.retained) and plan.rule.echo
         return plan.store
 
     def beginning(self, plan: Plan) -> str:
@@ -129,13 +136,19 @@ class Histories:
     # --- publishing -----------------------------------------------------------------------------------------------
 
     def publish(
-        self, realm: str, event: Message, message: Message, publisher: Session | None, skip: Session | None
-    ) -> int | Deferred[int]:
+        self, realm: str, rule: ChannelRule, event: Message, message: Message, publisher: Session | None,
+        skip: Session | None,
+    ) -> int | Deferred[int]:  # fmt: skip
         """Store, deliver and answer. ``event``: what members get, ``message``: what was asked; ``skip`` gets none.
 
         With a ``publisher`` the answer is its reply; the result counts where it is known at once, else it is 0.
         Without one it is the sessions reached, a Deferred where the store has to write first. Raises ``RelayError``.
         """
+        plan = self._plans.get(message.name)
+        # Fast path: in memory, with nothing to be looked at.
+        if plan is not None and plan.simple and plan.rule is rule and message.fields is None:
+            if not message.flags & _LOOKED_AT:
+                return self._at_once(realm, plan, event, message, publisher)
         plan = self.plan(message.name)
         assert plan is not None
         store = self.store(plan)
@@ -144,13 +157,38 @@ class Histories:
         append = self._append(realm, plan, event, message)
         if plan.durable:
             return self._later(plan, append, event, message, publisher, skip)
-        # Fast path: the store completes before it returns.
         store.append((append,), _nothing)
         if append.error is not None:
             raise append.error
         reached = 0 if append.repeated else self._deliver(append, event, skip, plan.rule.slow)
         if publisher is not None and message.seq:
             self._answer(publisher, message.seq, append, reached)
+        return reached
+
+    def _at_once(
+        self, realm: str, plan: Plan, event: Message, message: Message, publisher: Session | None
+    ) -> int:
+        hub = self._hub
+        name = event.name
+        append = Append(realm, name, encode_frame(event), int(hub.wall() * 1000), plan.retention)
+        assert plan.store is not None
+        plan.store.append((append,), _nothing)
+        if append.error is not None:
+            raise append.error
+        offset, epoch = append.offset, append.epoch
+        if event.fields is None:
+            event.fields = {kinds.OFFSET: offset, kinds.EPOCH: epoch}
+        else:
+            event.fields |= {kinds.OFFSET: offset, kinds.EPOCH: epoch}
+        place = hub.realms.get(realm)
+        reached = 0
+        if place is not None:
+            policy = plan.rule.slow
+            wanted = choose(place, event, None, policy) if place.selective else receivers(place, name)
+            reached = hub.deliver(event, wanted, None, policy)
+        if publisher is not None and message.seq:
+            fields = {kinds.REACHED: reached, kinds.OFFSET: offset, kinds.EPOCH: epoch}
+            publisher.send(Message(kinds.REPLY, "", b"", 0, 0, message.seq, fields))
         return reached
 
     def _append(self, realm: str, plan: Plan, event: Message, message: Message) -> Append:

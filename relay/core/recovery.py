@@ -226,17 +226,13 @@ class Recovery:
             self._session.send(write(kinds.REPLY, self._answer, self._seq))
         retained = page.retained
         if self._subscription.options.retained and retained is not None and retained.offset <= position:
-            event = event_of(retained, page.epoch, self._now_ms)
+            event = event_of(retained, page.epoch, int(self._hub.wall() * 1000))
             event.flags |= kinds.RETAINED
             self._send(event)
         if page.publications or position >= page.last:
             self._page(page)
         else:
             self._next()
-
-    @property
-    def _now_ms(self) -> int:
-        return int(self._hub.wall() * 1000)
 
     def _next(self) -> None:
         """Read on, when the peer has taken what it was given; until then it is somebody else's turn."""
@@ -270,7 +266,7 @@ class Recovery:
             return
         self._epoch = page.epoch
         tags = tuple((self._subscription.options.tags or {}).items())
-        now_ms = self._now_ms
+        now_ms = int(self._hub.wall() * 1000)
         # What is left when there are no more publications has expired.
         position = page.last if not page.publications else self._position
         for each in page.publications:
