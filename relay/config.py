@@ -177,7 +177,7 @@ class Limits(Section, frozen=True, kw_only=True):
     inflate_ratio_max: Annotated[
         Positive, Meta(description="a body without its transfer filters is at most this many times larger")
     ] = 100
-    held_frames_max: Annotated[Positive, Meta(description="frames that wait behind a hook that suspends")] = 1000
+    held_frames_max: Annotated[Positive, Meta(description="frames that wait behind a hook or a store")] = 5000
     channels_max: Annotated[Positive, Meta(description="channels and patterns with members, of the node")] = 1_000_000
     channel_members_max: Annotated[Positive, Meta(description="members of one channel")] = 1_000_000
     memberships_max: Annotated[

@@ -55,7 +55,11 @@ class HistoryLimits(Section, frozen=True, kw_only=True):
     ] = 1000
     page_bytes_max: Annotated[Positive, Meta(description="the same in bytes; one publication may be larger")] = 262_144
     live_bytes_max: Annotated[
-        Positive, Meta(description="new publications kept for a recovery while it reads; more are read again later")
+        Positive,
+        Meta(
+            description="new publications kept for a recovery while it reads (what is more is read again later), or "
+            "for a subscription with `latest` until their turn"
+        ),
     ] = 1_048_576
     reads_per_session_max: Annotated[
         Positive, Meta(description="`history` requests of one session under way at once")

@@ -47,6 +47,7 @@ class NodeCollector(Collector):
         yield from self._sessions(metrics)
         yield from self._work(metrics)
         yield from self._webhooks(metrics)
+        yield from self._history(metrics)
         yield from self._process()
 
     def _frames(self, metrics: Metrics) -> Iterator[Metric]:
@@ -133,6 +134,16 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily(
             "relay_event_loop_lag_max_seconds", "The latest tick since the start.", value=metrics.lag_s_max
         )
+
+    def _history(self, metrics: Metrics) -> Iterator[Metric]:
+        waiting = self._gate.router.histories.waiting_bytes
+        yield GaugeMetricFamily("relay_history_waiting_bytes", "Publications that wait for the store.", value=waiting)
+        recovered = CounterMetricFamily(
+            "relay_recoveries", "Subscribes to channels with history, by what was recovered.", labels=["recovered"]
+        )
+        for result, count in sorted(metrics.recovered.items()):
+            recovered.add_metric([result], count)
+        yield recovered
 
     def _webhooks(self, metrics: Metrics) -> Iterator[Metric]:
         delivered = CounterMetricFamily("relay_webhook_delivered", "Events that a webhook took.", labels=["webhook"])

@@ -28,6 +28,7 @@ import msgspec
 from relay import errors
 from relay.core.histories import event_of, is_own
 from relay.core.selection import has_tags, reconsider
+from relay.core.session import kept_bytes
 from relay.records import Page, Range
 from relay.wire import kinds
 from relay.wire.handshake import Subscribed, write
@@ -46,8 +47,6 @@ PEER_WAIT_S_MIN: Final = 0.002
 """A peer that has not taken a page is looked at after this, and then after twice as long each time …"""
 PEER_WAIT_S_MAX: Final = 0.128
 """… but not seldomer than this."""
-LIVE_OVERHEAD: Final = 128
-"""Bytes that a kept live event is taken to cost beside its body."""
 
 
 class Turns:
@@ -122,7 +121,7 @@ class Recovery:
     def offer(self, event: Message, offset: int) -> None:
         """A live event of the channel."""
         if self._live is not None:
-            self._live_bytes += len(event.body) + LIVE_OVERHEAD
+            self._live_bytes += kept_bytes(event)
             if self._live_bytes > self._hub.config.history.live_bytes_max:
                 self._live = None
             else:

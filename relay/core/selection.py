@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from relay import errors
+from relay.core.session import kept_bytes
 from relay.wire import kinds
 from relay.wire.message import Message
 
@@ -48,7 +49,9 @@ def has_tags(event: Message, wanted: Iterable[tuple[str, str]]) -> bool:
 class Selector:
     """What one subscription takes of the live events."""
 
-    __slots__ = ("_at", "_hub", "_latest", "_policy", "_rate", "_session", "_tags", "_timer", "_tokens", "_waiting")
+    __slots__ = (
+        "_at", "_bytes", "_hub", "_latest", "_policy", "_rate", "_session", "_tags", "_timer", "_tokens", "_waiting",
+    )  # fmt: skip
 
     def __init__(self, hub: Hub, session: Session, options: SubscribeOptions) -> None:
         self._hub = hub
@@ -59,6 +62,7 @@ class Selector:
         self._tokens = self._burst
         self._at = hub.clock.seconds()
         self._waiting: dict[tuple[str, str], Message] = {}
+        self._bytes = 0
         self._policy: str | None = None
         self._timer: Call | None = None
 
@@ -76,18 +80,23 @@ class Selector:
             return True
         if self._latest:
             # The newest of a key takes the place of the one that waits; what waits longest goes first.
+            limits = self._hub.config.history
             key = (event.name, event.get(kinds.CONFLATION_KEY, ""))
-            waiting = self._waiting
-            if key not in waiting and len(waiting) >= self._hub.config.history.conflation_keys_max:
-                del waiting[next(iter(waiting))]
-            waiting[key] = event
+            before = self._waiting.get(key)
+            self._bytes += kept_bytes(event) - (0 if before is None else kept_bytes(before))
+            self._waiting[key] = event
             self._policy = policy
+            while len(self._waiting) > limits.conflation_keys_max or (
+                self._bytes > limits.live_bytes_max and len(self._waiting) > 1
+            ):
+                self._take_first()
             self._wait()
         return False
 
     def stop(self) -> None:
         """The subscription is over, or has other options."""
         self._waiting.clear()
+        self._bytes = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -105,10 +114,15 @@ class Selector:
         if self._timer is None:
             self._timer = self._hub.wheel.after((1.0 - min(self._tokens, 1.0)) / self._rate, self._due)
 
+    def _take_first(self) -> Message:
+        event = self._waiting.pop(next(iter(self._waiting)))
+        self._bytes -= kept_bytes(event)
+        return event
+
     def _due(self) -> None:
         self._timer = None
         while self._waiting and self._token():
-            event = self._waiting.pop(next(iter(self._waiting)))
+            event = self._take_first()
             self._hub.deliver(event, (self._session,), None, self._policy)
         if self._waiting:
             self._wait()

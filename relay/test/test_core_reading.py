@@ -66,6 +66,16 @@ class Choosing(SynchronousTestCase):
         self.assertEqual([each.body for each in ann.take()], [b"0", b"7", b"8"])
         self.assertEqual(outcome(ann.answer(ann.send(kinds.SUBSCRIBE, "plain", {"latest": True})))[0], 14)
 
+    def test_latest_is_bounded(self):
+        """What waits for its turn is bounded in bytes: what waits longest goes."""
+        core = core_of(live_bytes_max=2500)
+        ann, bob = core.guest("ann"), core.guest("bob")
+        subscribe(core, ann, "plain", max_rate=1.0, latest=True)
+        for number in range(6):
+            bob.send(kinds.PUBLISH, "plain", bytes([number]) * 1000, seq=0, conflation_key=str(number))
+        core.pass_time(9)
+        self.assertEqual([each.body[0] for each in ann.take()], [0, 4, 5])
+
     def test_options_replaced(self):
         """Subscribing again with other options takes them; what waited under the old ones does not come."""
         core = core_of()
