@@ -122,6 +122,9 @@ class Turns(Clock):
     def addReader(self, reader: Any) -> None:  # noqa: N802 - Twisted's name
         """It is read from by hand."""
 
+    def removeReader(self, reader: Any) -> None:  # noqa: N802 - Twisted's name
+        """Nor any more."""
+
     def end(self) -> bool:
         """The end of a turn; whether there was anything to do."""
         calls, self.ending = self.ending, []

@@ -180,7 +180,7 @@ class DatagramSocket:
             if not ancillary:
                 batch.append((bytes(view[:size]), place))
                 continue
-            step = int.from_bytes(ancillary[0][2][:2], sys.byteorder) or size
+            step = int.from_bytes(ancillary[0][2], sys.byteorder) or size
             batch += [(bytes(view[start : min(start + step, size)]), place) for start in range(0, size, step)]
         if batch:
             try:

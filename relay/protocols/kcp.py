@@ -113,10 +113,11 @@ class KcpPort:
         opened, sessions = self._cipher.open, self.sessions
         touched: dict[KcpTransport, None] = {}
         conv_of = segment.conv_of
+        strangers = 0
         for datagram, place in batch:
             payload = opened(datagram)
             if not payload:
-                self.undecided += 1
+                strangers += 1
                 continue
             transport = sessions.get(place)
             # Fast path: it is of the conversation that this address has. Parity does not say of which it is.
@@ -127,13 +128,15 @@ class KcpPort:
             ):
                 transport = self._arrived(payload, place, transport, now)
                 if transport is None:
-                    self.undecided += 1
+                    strangers += 1
                     continue
             transport.heard_at = now
             if transport.unproven:
                 transport.budget += len(datagram) * AMPLIFICATION_MAX
             transport.session.input(payload, now)
             touched[transport] = None
+        self.undecided += strangers
+        self.factory.entrance.unknown += strangers
         for transport in touched:
             transport.marked = True
         for transport in touched:
@@ -151,12 +154,12 @@ class KcpPort:
         first = segment.first_of(plain)
         if first is None:
             return None
-        conv, cmd, sn, una = first
+        conv, cmd, sn, _ = first
         authenticated = self._cipher.authenticated
         if authenticated:
             mover = self._convs.get(conv)
             if mover is not None and mover is not known:
-                return self._move(mover, plain, sn, una, place, known)
+                return self._move(mover, first, place, known)
         if cmd != segment.PUSH or sn != 0 or len(plain) == segment.HEADER_BYTES:
             return None
         if known is not None:
@@ -166,10 +169,10 @@ class KcpPort:
         return self._begin(conv, plain[segment.HEADER_BYTES], place, now)
 
     def _move(
-        self, mover: KcpTransport, plain: bytes, sn: int, una: int, place: Address, known: KcpTransport | None
+        self, mover: KcpTransport, first: tuple[int, int, int, int], place: Address, known: KcpTransport | None
     ) -> KcpTransport | None:
         """The peer's address changed: believed when the datagram says something that no old one can say again."""
-        if known is not None or not mover.session.kcp.fresh(sn, una):
+        if known is not None or not mover.session.kcp.fresh(*first[1:]):
             return None
         self.sessions.pop(mover.place, None)
         mover.place = place
@@ -246,9 +249,7 @@ class KcpPort:
         marked, self._marked = self._marked, []
         for transport in marked:
             transport.marked = False
-            if transport.protocol is not None:
-                self.send(transport)
-                transport.settle()
+            self._expired(transport)
 
     def soon(self, function: Callable[[], object]) -> None:
         """Call ``function`` when what runs now has returned."""
@@ -257,9 +258,15 @@ class KcpPort:
     # --- time -----------------------------------------------------------------------------------------------------
 
     def _expired(self, transport: KcpTransport) -> None:
-        if transport.protocol is not None:
+        """It is time to look at a session."""
+        if transport.protocol is None:
+            return
+        try:
             self.send(transport)
             transport.settle()
+        except Exception:  # noqa: BLE001 - logged; our mistake must not cost the other sessions of the turn
+            log.failure("a KCP session met an error")
+            transport.abortConnection()
 
     def _sweep(self) -> None:
         """End sessions that say nothing any more, and keep the connections of smux alive."""

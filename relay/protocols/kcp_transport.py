@@ -71,8 +71,13 @@ class KcpTransport:
         if self._paused or self.protocol is None:
             return
         data = self.session.receive()
-        if data is not None:
+        if data is None:
+            return
+        try:
             self.protocol.dataReceived(data)
+        except Exception:  # noqa: BLE001 - logged; our mistake must not cost the other sessions of the batch
+            log.failure("a KCP session met an error")
+            self.abortConnection()
 
     def settle(self) -> None:
         """After acknowledgements: let the producer go on, or the close be complete."""
@@ -292,7 +297,9 @@ class Carrier:
 class SmuxTransport:
     """One stream."""
 
-    __slots__ = ("_carrier", "_closing", "_held", "_paused", "_producer", "_reasons", "_sid", "nodelay", "protocol")
+    __slots__ = (
+        "_carrier", "_closing", "_ended", "_held", "_paused", "_producer", "_reasons", "_sid", "nodelay", "protocol",
+    )  # fmt: skip
 
     def __init__(self, carrier: Carrier, sid: int, protocol: IProtocol) -> None:
         self.protocol: IProtocol | None = protocol
@@ -303,6 +310,7 @@ class SmuxTransport:
         self._reasons: frozenset[str] = frozenset()  # why the producer is paused
         self._paused = False  # our reading
         self._held: list[bytes] = []
+        self._ended = False  # the peer has ended its direction behind what is held
         self._closing = False
 
     # --- the carrier ----------------------------------------------------------------------------------------------
@@ -318,6 +326,9 @@ class SmuxTransport:
 
     def ended(self) -> None:
         """The peer ends its direction: relay's protocols have no half-open connections, so ours ends too."""
+        if self._held:
+            self._ended = True  # what was said before is heard first
+            return
         self._carrier.machine.finish(self._sid)
         self.lost(DONE)
 
@@ -347,6 +358,7 @@ class SmuxTransport:
             protocol.connectionLost(reason)
         except Exception:  # noqa: BLE001 - logged; our mistake must not reach the other streams
             log.failure("the end of a smux stream met an error")
+        carrier.held()  # it may have been what held the session up
 
     def _pause(self, why: str, yes: bool) -> None:
         before = bool(self._reasons)
@@ -413,7 +425,9 @@ class SmuxTransport:
     def _resume(self) -> None:
         held, self._held = self._held, []
         for piece in held:
-            self.received(piece)
+            self.received(piece)  # which keeps it again when a piece before has led to a pause
+        if self._ended and not self._held:
+            self.ended()
         self._carrier.held()
         self._carrier.flush()
 

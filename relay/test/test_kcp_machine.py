@@ -185,7 +185,7 @@ class RuleTests(SynchronousTestCase):
         """``nc`` without a pacing cap is refused, as are shards of one kind only and what does not fit."""
         for wrong in (
             {"nc": True}, {"data_shards": 3}, {"data_shards": 200, "parity_shards": 100}, {"mtu": 2000}, {"mtu": 50},
-            {"interval_ms": 1}, {"receive_window": 0}, {"smux": 3},
+            {"interval_ms": 1}, {"receive_window": 0},
         ):  # fmt: skip
             with self.assertRaises(ConfigError):
                 KcpOptions(**wrong)
@@ -236,6 +236,20 @@ class RuleTests(SynchronousTestCase):
         left.flush(123_490)
         left.input(segment.HEADER.pack(CONV, segment.ACK, 0, 32, 123_490, 2, 3, 0), 123_500)
         self.assertTrue(left.proven)
+
+    def test_fresh(self):
+        """New data and new acknowledgements are news; an ack of an old number is none, though it looks like one."""
+        left, right = machine(), machine()
+        left.send(bytes(5000))
+        for payload in left.flush(0):
+            right.input(payload, 0)
+        right.send(b"x")
+        right.flush(0)
+        self.assertEqual(
+            [right.fresh(*each) for each in ((segment.PUSH, 4, 0), (segment.PUSH, 3, 0), (segment.ACK, 5, 0))],
+            [True, False, False],
+        )
+        self.assertTrue(right.fresh(segment.ACK, 0, 1))
 
     def test_first(self):
         """Only a payload that is whole from end to end has a first segment."""

@@ -262,7 +262,7 @@ class DoorTests(SynchronousTestCase):
         world.port.receive(batch)
         world.clock.advance(0)
         self.assertEqual((len(world.port.sessions), world.socket.sent), (0, {}))
-        self.assertEqual(world.port.undecided, len(batch))
+        self.assertEqual((world.port.undecided, world.entrance.unknown), (len(batch), len(batch)))
 
     def test_unproven_limit(self):
         """At most ``unproven_max`` sessions have not shown that they receive; who has makes room."""
@@ -429,11 +429,14 @@ class SmuxTests(SynchronousTestCase):
         for _ in range(20):
             self.push(client, machine)
         self.assertEqual([len(each.names) for each in world.gate.connections], [1, 6])
+        machine.finish(3)
+        self.push(client, machine)
+        self.assertEqual(world.gate.connections[0].ends, [])
         one.resume("test")
         for _ in range(20):
             world.clock.advance(0.01)
             self.push(client, machine)
-        self.assertEqual(len(world.gate.connections[0].names), 1001)
+        self.assertEqual((len(world.gate.connections[0].names), len(world.gate.connections[0].ends)), (1001, 1))
 
 
 class SettingsTests(SynchronousTestCase):

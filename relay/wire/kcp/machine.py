@@ -271,11 +271,11 @@ class Kcp:
         ready = self._ready
         return bool(ready) and (self._options.stream or len(ready) > ready[0][0])
 
-    def fresh(self, sn: int, una: int) -> bool:
+    def fresh(self, cmd: int, sn: int, una: int) -> bool:
         """Whether a segment with these (wire) numbers tells something new: data or an acknowledgement not seen yet."""
         sn, una = near(sn, self.expected), near(una, self.next_sn)
-        news = self.expected <= sn < self.expected + self._options.receive_window and sn not in self._early
-        return news or self.una < una <= self.next_sn
+        within = self.expected <= sn < self.expected + self._options.receive_window
+        return (cmd == PUSH and within and sn not in self._early) or self.una < una <= self.next_sn
 
     # --- inside: in -----------------------------------------------------------------------------------------------
 

@@ -32,8 +32,8 @@ class KcpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a session. Raises ``ConfigError`` for what cannot work.
 
     ``mtu``: bytes of a datagram, everything of KCP included. ``rate_bytes_max``: pacing cap in bytes a second, 0: none.
-    ``resend``: fast retransmission after so many later acks, 0: never. ``smux``: version of the multiplexing inside, 0:
-    none. ``dead_after``: time-outs of one segment after which the link is dead.
+    ``resend``: fast retransmission after so many later acks, 0: never. ``dead_after``: time-outs of one segment after
+    which the link is dead.
     """
 
     nodelay: bool = False
@@ -47,7 +47,6 @@ class KcpOptions(msgspec.Struct, frozen=True, kw_only=True):
     data_shards: int = 0
     parity_shards: int = 0
     rate_bytes_max: int = 0
-    smux: int = 0
     dead_after: int = 20
 
     def __post_init__(self) -> None:
@@ -63,8 +62,6 @@ class KcpOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"interval_ms must be from {INTERVAL_MS_MIN} to {INTERVAL_MS_MAX}")
         if not (0 < self.send_window <= WINDOW_MAX and 0 < self.receive_window <= WINDOW_MAX):
             raise ConfigError(f"windows must be from 1 to {WINDOW_MAX}")
-        if self.smux not in (0, 1, 2):
-            raise ConfigError("smux must be 0 (none), 1 or 2")
 
     def segment_mtu(self, cipher_bytes: int) -> int:
         """What is left of a datagram for segments under a cipher that takes ``cipher_bytes``."""
