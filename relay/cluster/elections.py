@@ -4,9 +4,10 @@
     grant ─▶ campaign … ─▶ the state settles who is on duty ─▶ every node sees the key change ─▶ on-duty / standby
     give_up ─▶ resign: the same entry of the log makes the next one on duty
 
-A candidate claims to be on duty only while its lease surely lasts: ``ttl`` from when the last successful renewal was
-*sent*. A node that is cut off becomes busy by its own clock before the state gives the duty to another. What remains is
-a process that is stopped between looking at its state and acting: for that there is the token.
+A candidate claims to be on duty only while its lease surely lasts: ``ttl``, less what clocks may differ, from when the
+last successful renewal was *sent*. A node that is cut off becomes busy by its own clock before the state gives the duty
+to another. What remains is a process that is stopped between looking at its state and acting: for that there is the
+token.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from relay.interfaces import ICandidacy, IElections
 TTL_S: Final = 5.0
 """How long a crashed candidate keeps its duty at least: ten elections of the group's leader."""
 RENEWALS: Final = 3
+DRIFT: Final = 0.05
+"""By so much of its length a candidate ends its lease early: its clock and the leader's may differ so much in rate."""
 AGAIN_S: Final = 0.2
 """After something failed: about the shortest election of the group's leader."""
 CANDIDACIES_MAX: Final = 1000
@@ -114,9 +117,9 @@ class RaftElections:
             self._background(self._join(candidacy))
 
     def _renewed(self, sent_at_s: float) -> None:
-        """The lease lasts until ``ttl`` after ``sent_at_s``; that may be over, then the next renewal is due now."""
+        """The lease lasts for ``ttl`` from ``sent_at_s`` on; that may be over, then the next renewal is due now."""
         self._stop_timers()
-        self._valid_until_s = sent_at_s + self._ttl_s
+        self._valid_until_s = sent_at_s + self._ttl_s * (1 - DRIFT)
         left_s = self._valid_until_s - self._clock.seconds()
         after_s = self._ttl_s / RENEWALS if left_s > 0 else 0
         self._renewal = self._clock.callLater(after_s, lambda: self._background(self._renew(self._lease)))

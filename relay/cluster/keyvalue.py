@@ -73,7 +73,7 @@ class KeyValue:
         self._writes_max = writes_max
         self._watches_max = watches_max
         self._session: _Session | None = None
-        self._opening: list[Deferred[None]] | None = None  # who waits for the session that is being opened
+        self._opening = False
         self._writes = 0
         self._listeners: dict[Listener, str] = {}
         machine.changed = self._changed
@@ -145,20 +145,18 @@ class KeyValue:
 
     async def _open_session(self, until_s: float) -> _Session:
         while self._session is None:
-            if self._opening is not None:
-                waiting: Deferred[None] = Deferred()
-                self._opening.append(waiting)
-                await waiting
+            if self._opening:
+                # Once in the life of a session: the others look again a little later.
+                if self.clock.seconds() + RETRY_S >= until_s:
+                    raise errors.Unavailable("this node could not open its session in time")
+                await deferLater(self.clock, RETRY_S)
                 continue
-            self._opening = []
+            self._opening = True
             try:
                 result, _ = await self._command(Open(own=True), 0, 0, lambda: 0, until_s)
                 self._session = _Session(check(result).ids[0])
             finally:
-                opening, self._opening = self._opening, None
-                for each in opening:
-                    if not each.called:
-                        each.callback(None)
+                self._opening = False
         return self._session
 
     def _propose(self, data: bytes) -> Deferred[Result]:

@@ -126,6 +126,14 @@ class AccessTests(SynchronousTestCase):
             self.successResultOf(each)
         self.assertEqual(len(self.keys.state.sessions), 1)
 
+    def test_no_session_in_time(self) -> None:
+        """Writes that wait for the node's session end when their time is over, not one after another."""
+        self.cluster.lead(0)
+        some = [self.put() for _ in range(3)]
+        self.cluster.run(1.2)
+        for each in some:
+            self.assertEqual(self.failureResultOf(each, errors.Unavailable).value.outcome, "not_done")
+
     def test_cancelled(self) -> None:
         """A write that nobody waits for leaves nothing behind."""
         self.successResultOf(self.run_for(0.1, self.put()))
