@@ -30,7 +30,7 @@ def run(name: str, options: Options) -> int:
         return _on_the_leader(name, options)
     if name in _READS:
         return run_command(_READS[name], options, endless=name == "watch")
-    return run_command(_writing(_WRITES[name]), options)
+    return run_command(guarded(_WRITES[name]), options)
 
 
 async def ask(client: Client, name: str, **arguments: Any) -> Answer:  # Any: JSON
@@ -40,10 +40,10 @@ async def ask(client: Client, name: str, **arguments: Any) -> Answer:  # Any: JS
     return answer
 
 
-def _writing(command: Command) -> Command:
+def guarded(command: Command) -> Command:
     """``command``, with an exit status of its own for an error that leaves open whether it was done."""
 
-    async def guarded(client: Client, options: Options) -> int:
+    async def write(client: Client, options: Options) -> int:
         try:
             return await command(client, options)
         except RelayError as error:
@@ -54,7 +54,7 @@ def _writing(command: Command) -> Command:
                 print("relay: it may have been done", file=sys.stderr)
             return UNKNOWN
 
-    return guarded
+    return write
 
 
 def _print(options: Options, answer: Answer | list[Answer], line: str) -> None:
@@ -217,7 +217,7 @@ def _on_the_leader(name: str, options: Options) -> int:
             # The last one is asked in any case: it says who leads.
             return await command(client, given) if leads[0] or last else 0
 
-        status = run_command(_writing(one), {**options, "urls": [url]})
+        status = run_command(guarded(one), {**options, "urls": [url]})
         if leads and leads[0]:
             return status
     return status

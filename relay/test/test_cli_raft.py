@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -18,9 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import relay
 from relay import config_load
+from relay.cli import raft_run
 from relay.cli.raft import raft
 from relay.config_check import problems
-from relay.errors import ConfigError
+from relay.errors import ConfigError, Denied, RelayError, Unavailable
 from relay.test import handover
 from relay.test.cluster_processes import ClusterProcesses
 from relay.test.node_process import free_port
@@ -81,6 +84,39 @@ class InitTests(SynchronousTestCase):
         run("init", str(folder), "--host", "10.0.0.1", "--nodes", "1")
         (folder / "cluster-secret").unlink()
         self.assertRaises(ConfigError, config_load.load, str(folder / "n1.yaml"), {})
+
+
+class StatusTests(SynchronousTestCase):
+    """Exit statuses of writes."""
+
+    def ended(self, error: RelayError, as_json: bool) -> tuple[int, str]:
+        """Status and complaint of a write that fails with ``error``."""
+
+        async def fail(client: Any, options: dict[str, Any]) -> int:
+            raise error
+
+        complaint = io.StringIO()
+        with contextlib.redirect_stderr(complaint):
+            status = asyncio.run(_guard(fail, as_json))
+        return status, complaint.getvalue()
+
+    def test_unknown(self) -> None:
+        """A write whose end is unknown has a status of its own, and says so."""
+        lost = Unavailable("the link broke", outcome="unknown")
+        status, complaint = self.ended(lost, as_json=False)
+        self.assertEqual((status, "it may have been done" in complaint), (6, True))
+        status, complaint = self.ended(lost, as_json=True)
+        self.assertEqual((status, json.loads(complaint)["outcome"]), (6, "unknown"))
+
+    def test_not_done(self) -> None:
+        """One that surely was not done fails as others do."""
+        self.assertEqual(self.ended(Unavailable("no leader"), as_json=False)[0], 1)
+        self.assertEqual(self.ended(Denied("no"), as_json=False)[0], 4)
+
+
+async def _guard(command: Any, as_json: bool) -> int:
+    client: Any = None  # nothing is asked of it
+    return await raft_run.guarded(command)(client, {"as_json": as_json})
 
 
 class ClusterTests(SynchronousTestCase):
@@ -165,6 +201,7 @@ class ClusterTests(SynchronousTestCase):
         self.until("promote")
         self.assertEqual(self.ask("get", "m", node=4), "before")
         leader = asyncio.run(self.processes.leader(1, 2, 3, 4))
+        watch = self.watch_on(leader, "m", 2)
         self.processes.nodes[leader].signal(signal.SIGKILL)
         process = self.processes.nodes[leader].process
         assert process is not None
@@ -176,10 +213,38 @@ class ClusterTests(SynchronousTestCase):
         self.processes.nodes[leader].config["cluster"]["peers"][3]["voter"] = True
         self.processes.nodes[leader].start()
         self.assertEqual(self.ask("get", "m", node=leader), "after")
+        out, complaint = watch.communicate(timeout=60)
+        self.assertEqual(([line.split("\t")[3] for line in out.splitlines()], watch.returncode), (
+            ["before", "after"], 0,
+        ), complaint)  # fmt: skip
         if asyncio.run(self.processes.leader(1, 2, 3, 4)) == 4:
             self.ask("transfer", "1", node=4)
             self.assertEqual(asyncio.run(self.processes.leader(1, 2, 3)), 1)
         self.assertNotIn("4", self.until("remove"))
+
+    def watch_on(self, node: int, key: str, count: int) -> subprocess.Popen[str]:
+        """A watch from the key's first revision on, as a process; it lives through the end of its node."""
+        first = json.loads(self.ask("get", key, "--json", node=node))["create_revision"]
+        words = [
+            "raft",
+            "watch",
+            key,
+            "--revision",
+            str(first),
+            "--count",
+            str(count),
+            "--url",
+            self.processes.url(node),
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from relay.cli.main import main; main()", *words],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.addCleanup(process.kill)
+        assert process.stdout is not None
+        # The first change is there before the node goes.
+        self.assertTrue(select.select([process.stdout], [], [], 60)[0])
+        return process
 
     def until(self, change: str) -> str:
         """Promote or remove node 4, as soon as that can be."""
