@@ -14,6 +14,7 @@ from relay.cluster.raft.types import (
     MSG_HEARTBEAT,
     MSG_HEARTBEAT_RESP,
     MSG_PROP,
+    MSG_READ_INDEX,
     MSG_SNAP,
     MSG_TRANSFER_LEADER,
 )
@@ -22,6 +23,9 @@ from relay.errors import RemoteProtocolError
 
 NOT_IN_RAFT_FRAMES: Final = LOCAL_MESSAGES | {MSG_FORGET_LEADER, MSG_HEARTBEAT, MSG_HEARTBEAT_RESP, MSG_PROP, MSG_SNAP}
 """Kinds that have frames of their own, or never cross the network."""
+SENT_FOR_OTHERS: Final = (MSG_TRANSFER_LEADER, MSG_READ_INDEX)
+"""Kinds whose sender is not the node that sends them: a transfer names the successor, a read whoever asked first; one
+that reaches a node that leads no more is passed on to the next."""
 
 
 class Inbound:
@@ -66,8 +70,7 @@ class Inbound:
 
     def _raft(self, node: int, frame: bytes) -> None:
         for group, message in frames.decode_raft(frame):
-            # The sender of a request to transfer is the successor it names.
-            sender = node if message.type == MSG_TRANSFER_LEADER else message.from_
+            sender = node if message.type in SENT_FOR_OTHERS else message.from_
             if sender != node or message.to != self._host.node or message.type in NOT_IN_RAFT_FRAMES:
                 raise RemoteProtocolError(
                     f"a message of kind {message.type} from {message.from_} to {message.to} on the link of node {node}"

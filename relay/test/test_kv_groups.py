@@ -10,10 +10,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.cluster.candidacy import BUSY, ON_DUTY, STANDBY
 from relay.cluster.election_beats import HeartbeatElections
 from relay.cluster.elections import RaftElections
-from relay.cluster.frames import PLACED, encode_said
+from relay.cluster.frames import PLACED, encode_raft, encode_said, raft_part
 from relay.cluster.keyvalue import KeyValue
 from relay.cluster.kv.commands import Compare, Grant, Limits, Put, Txn
 from relay.cluster.kv.machine import KeyValueMachine
+from relay.cluster.raft.codec import encode_message
+from relay.cluster.raft.types import MSG_READ_INDEX, MSG_VOTE, Entry, Message
 from relay.cluster.timekeeper import Timekeeper
 from relay.errors import RelayError, RemoteProtocolError
 from relay.test import group_cluster
@@ -163,6 +165,16 @@ class GroupTests(SynchronousTestCase):
         self.cluster.kill(self.leader)
         self.cluster.until(lambda: new.state == ON_DUTY)
         self.assertGreater(self.cluster.clock.seconds() - killed_s, 1.0)  # a third of it may have been over
+
+    def test_read_passed_on(self) -> None:
+        """A read that reaches a node that leads no more is passed on under its own sender: no error of the link."""
+        third = self.cluster[self.leader].groups
+        assert third is not None
+        asker, between = self.others
+        frame = [raft_part(1, encode_message(Message(MSG_READ_INDEX, self.leader, asker, entries=(Entry(data=b"r"),))))]
+        third.received(between, encode_raft(frame))
+        wrong = [raft_part(1, encode_message(Message(MSG_VOTE, self.leader, asker, 9)))]
+        self.assertRaises(RemoteProtocolError, third.received, between, encode_raft(wrong))
 
     def test_minority(self) -> None:
         """A node that is cut off writes nothing and reads nothing but what is stale."""
