@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "config": ("relay.cli.config:config", "Check and show configurations."),
     "key": ("relay.cli.key:key", "Show and make keys of the secure channel."),
     "raft": ("relay.cli.raft:raft", "Look after a cluster, and read and write its keys."),
+    "store": ("relay.cli.store:store", "Look into the store of a node, and repair it."),
     "wal": ("relay.cli.wal:wal", "Look into a write-ahead log."),
     "bench": ("relay.cli.bench:bench", "Load a node and measure it."),
 }
