@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import sqlite3
 import statistics
@@ -43,8 +42,7 @@ NAMES = ("bare", "writer", "threads", "single")
 RETENTION = Retention(messages_max=10_000)
 QUEUES = 100_000
 START = """
-import os, resource, sys, time
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import os, sys, time
 from relay.config_store import Store
 from relay.store.sqlite import SqliteStore
 began = time.perf_counter()
@@ -54,7 +52,9 @@ states = []
 store.queues.states(states.extend)
 store.run_once()
 took = time.perf_counter() - began
-print(len(states), round(took, 2), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+with open("/proc/self/status") as file:
+    peak = next(line for line in file if line.startswith("VmHWM"))
+print(len(states), round(took, 2), int(peak.split()[1]) // 1024)
 """
 
 
@@ -160,24 +160,17 @@ class Bench:
 
     def single(self, size: int, commits: int) -> list[float]:
         """The time of ``size`` publications, as often as there would be commits."""
-        left = size * commits
-        waiting = 0
-        append = self.threaded.history.append
-
-        def done(batch: Any) -> None:
-            nonlocal waiting
-            assert batch[0].error is None
-            waiting -= 1
-
-        batches = [[each] for each in self.batch(left)]
+        batches = [[each] for each in self.batch(size * commits)]
+        answers: list[Any] = []
+        submitted = 0
         began = perf_counter()
-        while left or waiting:
-            while left and waiting < size:
-                left -= 1
-                waiting += 1
-                append(batches[left], done)
-            before = waiting
-            self.loop.run(lambda before=before: waiting < before)  # type: ignore[misc]  # as above
+        while len(answers) < len(batches):
+            while submitted < len(batches) and submitted - len(answers) < size:
+                self.threaded.history.append(batches[submitted], answers.append)
+                submitted += 1
+            seen = len(answers)
+            self.loop.run(lambda seen=seen: len(answers) > seen)  # type: ignore[misc]  # as above
+        assert not [each for each in batches if each[0].error]
         took = perf_counter() - began
         self.threaded.tick()
         return [took / commits] * commits
@@ -218,7 +211,8 @@ def reading(bench: Bench, page: int) -> float:
     found = 0
     for _ in range(10):
         done: list[Any] = []
-        store.history.append([Append("default", "long", bench.body, now_ms(), Retention()) for _ in range(1000)], done.append)
+        batch = [Append("default", "long", bench.body, now_ms(), Retention()) for _ in range(1000)]
+        store.history.append(batch, done.append)
         bench.loop.run(lambda done=done: bool(done))  # type: ignore[misc]  # as above
     ended = False
 
@@ -304,7 +298,6 @@ def main() -> None:
         bench.close()
         print(start(directory))
         print(f"in memory: {memory(bench.body):.2f} us of CPU a publication")
-        print(f"peak RSS of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
     finally:
         shutil.rmtree(directory)
 

@@ -16,7 +16,7 @@ from relay.store.sqlite_prune import ROWS_MAX, Coming, prune
 from relay.store.sqlite_room import Room
 from relay.store.sqlite_rows import Rows
 
-_WRITE: Final = Rows("INSERT INTO publications VALUES {rows}", 6)
+_WRITE: Final = Rows("INSERT INTO publications (realm, channel, offset, at_ms, expires_ms, frame) VALUES {rows}", 6)
 _RETAIN: Final = Rows("REPLACE INTO retained VALUES {rows}", 6)
 
 

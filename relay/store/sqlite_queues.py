@@ -16,49 +16,43 @@ from relay.store.sqlite_room import Room
 from relay.store.sqlite_rows import Rows
 from relay.store.sqlite_schema import DEAD_MESSAGES, MESSAGES
 
-_WRITE: Final = Rows("INSERT INTO messages VALUES {rows}", 11)
-
-_MINE: Final = (
-    "realm = wanted.realm AND queue = wanted.queue AND generation = wanted.generation AND number = wanted.number"
-)
 _KEY: Final = "realm, queue, generation, number"
-_WANTED: Final = f"WITH wanted ({_KEY}) AS (VALUES {{rows}})"
+_COLUMNS: Final = f"{_KEY}, at_ms, due_ms, expires_ms, priority, deliveries, ordering_key, frame"
+_WRITE: Final = Rows(f"INSERT INTO messages ({_COLUMNS}) VALUES {{rows}}", 11)
 
 
-def _sizes(table: str) -> Rows:
-    """For each wanted message the length of its frame, -1 for one that is not there."""
-    sql = f"{_WANTED} SELECT group_concat(ifnull((SELECT length(frame) FROM {table} WHERE {_MINE}), -1)) FROM wanted"
+def _find(table: str) -> Rows:
+    """For each wanted message its id and the length of its frame, 0 and 0 for one that is not there."""
+    mine = "realm = w.realm AND queue = w.queue AND generation = w.generation AND number = w.number"
+    sql = (
+        f"WITH w ({_KEY}) AS (VALUES {{rows}}) SELECT group_concat(ifnull("
+        f"(SELECT id || ',' || length(frame) FROM {table} WHERE {mine}), '0,0')) FROM w"
+    )
     return Rows(sql, 4)
 
 
 def _removal(table: str) -> Rows:
-    return Rows(f"DELETE FROM {table} WHERE ({_KEY}) IN (VALUES {{rows}})", 4)
+    return Rows(f"DELETE FROM {table} WHERE id IN (VALUES {{rows}})", 1)
 
 
-_SIZES: Final = {MESSAGES: _sizes(MESSAGES), DEAD_MESSAGES: _sizes(DEAD_MESSAGES)}
+_FIND: Final = {MESSAGES: _find(MESSAGES), DEAD_MESSAGES: _find(DEAD_MESSAGES)}
 _REMOVE: Final = {MESSAGES: _removal(MESSAGES), DEAD_MESSAGES: _removal(DEAD_MESSAGES)}
 _POSTPONE: Final = Rows(
-    f"WITH wanted ({_KEY}, deliveries, due_ms) AS (VALUES {{rows}}) UPDATE messages"
-    " SET deliveries = wanted.deliveries, due_ms = wanted.due_ms FROM wanted WHERE messages.realm = wanted.realm"
-    " AND messages.queue = wanted.queue AND messages.generation = wanted.generation"
-    " AND messages.number = wanted.number",
-    6,
+    "WITH w (id, deliveries, due_ms) AS (VALUES {rows}) UPDATE messages"
+    " SET deliveries = w.deliveries, due_ms = w.due_ms FROM w WHERE messages.id = w.id",
+    3,
 )
 _BURY: Final = Rows(
-    f"WITH wanted ({_KEY}, deliveries, dead_generation, reason) AS (VALUES {{rows}}) INSERT INTO dead"
-    " SELECT m.realm, m.queue, wanted.dead_generation, m.number, m.at_ms, m.due_ms, m.expires_ms, m.priority,"
-    " wanted.deliveries, m.ordering_key, m.frame, wanted.reason FROM wanted CROSS JOIN messages m"
-    " ON m.realm = wanted.realm AND m.queue = wanted.queue AND m.generation = wanted.generation"
-    " AND m.number = wanted.number",
-    7,
+    f"WITH w (id, deliveries, generation, reason) AS (VALUES {{rows}}) INSERT INTO dead ({_COLUMNS}, reason)"
+    " SELECT m.realm, m.queue, w.generation, m.number, m.at_ms, m.due_ms, m.expires_ms, m.priority,"
+    " w.deliveries, m.ordering_key, m.frame, w.reason FROM w CROSS JOIN messages m ON m.id = w.id",
+    4,
 )
 _REVIVE: Final = Rows(
-    f"WITH wanted ({_KEY}, due_ms, waiting_generation) AS (VALUES {{rows}}) INSERT INTO messages"
-    " SELECT d.realm, d.queue, wanted.waiting_generation, d.number, d.at_ms, wanted.due_ms, 0, d.priority,"
-    " 0, d.ordering_key, d.frame FROM wanted CROSS JOIN dead d"
-    " ON d.realm = wanted.realm AND d.queue = wanted.queue AND d.generation = wanted.generation"
-    " AND d.number = wanted.number",
-    6,
+    f"WITH w (id, due_ms, generation) AS (VALUES {{rows}}) INSERT INTO messages ({_COLUMNS})"
+    " SELECT d.realm, d.queue, w.generation, d.number, d.at_ms, w.due_ms, 0, d.priority,"
+    " 0, d.ordering_key, d.frame FROM w CROSS JOIN dead d ON d.id = w.id",
+    3,
 )
 
 
@@ -232,14 +226,15 @@ class QueueWriter:
         for queue, each in self._settled.values():
             generation = queue.dead_generation if table is DEAD_MESSAGES else queue.generation
             keys.append((queue.realm.number, queue.number, generation, each.number))
-        sizes = _SIZES[table].texts(self._connection, keys)
+        numbers = [int(each) for each in _FIND[table].texts(self._connection, keys)]
         found = []
-        for key, size, (queue, each) in zip(keys, sizes, self._settled.values(), strict=True):
-            if size == "-1":
+        for place, (queue, each) in enumerate(self._settled.values()):
+            row = numbers[2 * place]
+            if not row:
                 each.error = NotFound(_missing(each))
                 continue
-            found.append((key, queue, each))
-            self._count(queue, int(size) + OVERHEAD_BYTES)
+            found.append((row, queue, each))
+            self._count(queue, numbers[2 * place + 1] + OVERHEAD_BYTES)
         self._settled.clear()
         self._write_settled(table, found)
 
@@ -259,17 +254,18 @@ class QueueWriter:
         queue.dead += dead
         queue.dead_bytes += dead * size
 
-    def _write_settled(self, table: str, found: list[tuple[tuple[int, int, int, int], QueueRow, Settle]]) -> None:
+    def _write_settled(self, table: str, found: list[tuple[int, QueueRow, Settle]]) -> None:
+        """``found`` has the id of each row."""
         connection = self._connection
         if self._action == RETRY:
-            _POSTPONE.run(connection, [(*key, each.deliveries, each.due_ms) for key, _, each in found])
+            _POSTPONE.run(connection, [(row, each.deliveries, each.due_ms) for row, _, each in found])
             return
         if self._action == DEAD:
-            rows = [(*key, each.deliveries, queue.dead_generation, each.reason) for key, queue, each in found]
+            rows = [(row, each.deliveries, queue.dead_generation, each.reason) for row, queue, each in found]
             _BURY.run(connection, rows)
         elif self._action == REVIVED:
-            _REVIVE.run(connection, [(*key, each.due_ms, queue.generation) for key, queue, each in found])
-        _REMOVE[table].run(connection, [key for key, _, _ in found])
+            _REVIVE.run(connection, [(row, each.due_ms, queue.generation) for row, queue, each in found])
+        _REMOVE[table].run(connection, [(row,) for row, _, _ in found])
 
 
 def _missing(settle: Settle) -> str:

@@ -45,16 +45,16 @@ _KEYS: Final = {
     "users": "realm, user",
     "garbage": "realm, kind, owner",
     "counters": "name",
-    "publications": "realm, channel, offset",
-    "messages": "realm, queue, generation, number",
-    "dead": "realm, queue, generation, number",
+    "publications": "id",
+    "messages": "id",
+    "dead": "id",
 }
 _OWNED: Final = {
-    "publications": ("channel", "channel_names"),
-    "messages": ("queue", "queue_names"),
-    "dead": ("queue", "queue_names"),
+    "publications": ("channel", "channel_names", "offset"),
+    "messages": ("queue", "queue_names", "generation, number"),
+    "dead": ("queue", "queue_names", "generation, number"),
 }
-"""Large tables, read for each owner by itself: a damaged page then costs what stands between two sound ones of it."""
+"""Large tables, read a second time for each owner by itself: what the one index cannot reach the other may."""
 
 RECOUNT: Final = f"""
 INSERT OR IGNORE INTO realms SELECT realm, 'recovered.' || realm FROM (
@@ -248,22 +248,24 @@ class _Reading:
 
     def rows(self, new: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:  # Any: SQL values
         """Rows, some of them twice. ``new`` has the names already."""
-        yield from self._both_ways("", ())
+        yield from self._both_ways("", (), _KEYS[self._table])
         if self._table in _OWNED and not self.complete:
-            owner, names = _OWNED[self._table]
+            owner, names, key = _OWNED[self._table]
             for realm, number in new.execute(f"SELECT realm, {owner} FROM {names}").fetchall():
-                yield from self._both_ways(f"WHERE realm = ? AND {owner} = ?", (realm, number))
+                yield from self._both_ways(f"WHERE realm = ? AND {owner} = ?", (realm, number), key)
 
-    def _both_ways(self, where: str, values: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:  # Any: as above
+    def _both_ways(self, where: str, values: tuple[int, ...], key: str) -> Iterator[tuple[Any, ...]]:  # Any: as above
         before = self.complete
         self.complete = True
-        yield from self._one_way(where, values, "ASC")
+        yield from self._one_way(where, values, key, "ASC")
         if not self.complete:
-            yield from self._one_way(where, values, "DESC")
+            yield from self._one_way(where, values, key, "DESC")
         self.complete = self.complete and before
 
-    def _one_way(self, where: str, values: tuple[int, ...], way: str) -> Iterator[tuple[Any, ...]]:  # Any: as above
-        order = ", ".join(f"{each} {way}" for each in _KEYS[self._table].split(", "))
+    def _one_way(
+        self, where: str, values: tuple[int, ...], key: str, way: str
+    ) -> Iterator[tuple[Any, ...]]:  # Any: as above
+        order = ", ".join(f"{each} {way}" for each in key.split(", "))
         try:
             cursor = self._connection.execute(f"SELECT * FROM {self._table} {where} ORDER BY {order}", values)
             while rows := cursor.fetchmany(1):

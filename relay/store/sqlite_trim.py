@@ -41,11 +41,6 @@ SWEEP_CHANNELS: Final = 1000
 USERS_EVERY: Final = 60
 """Ticks between two looks at the number of users, which takes some ms for each 100 000."""
 
-_GARBAGE_KEYS: Final = {
-    PUBLICATIONS: "realm, channel, offset",
-    MESSAGES: "realm, queue, generation, number",
-    "dead": "realm, queue, generation, number",
-}
 _EXPIRED: Final = "INDEXED BY {table}_expiring WHERE expires_ms > 0 AND expires_ms <= ? ORDER BY expires_ms LIMIT ?"
 _SWEEP: Final = (
     "WITH page AS (SELECT * FROM channels WHERE (realm, channel) > (?1, ?2) ORDER BY realm, channel LIMIT ?3)"
@@ -168,7 +163,7 @@ class Trimmer:
     # --- what has expired -----------------------------------------------------------------------------------------
 
     def _expired_publications(self, now_ms: int, rows_max: int) -> int:
-        found = self._take_expired("publications", "realm, channel, offset", "channel", "0", now_ms, rows_max)
+        found = self._take_expired(PUBLICATIONS, "id", "channel", "0", now_ms, rows_max)
         for realm, number, _, size in found:
             channel = self._names.channel_by_number(self._names.realm_by_number(realm), number)
             if channel is not None:
@@ -191,8 +186,7 @@ class Trimmer:
         return len(found)
 
     def _expired_messages(self, now_ms: int, rows_max: int) -> int:
-        key = "realm, queue, generation, number"
-        found = self._take_expired(MESSAGES, key, "queue", "generation", now_ms - EXPIRED_GRACE_MS, rows_max)
+        found = self._take_expired(MESSAGES, "id", "queue", "generation", now_ms - EXPIRED_GRACE_MS, rows_max)
         for realm, number, generation, size in found:
             queue = self._names.queue_by_number(self._names.realm_by_number(realm), number)
             if queue.generation == generation:
@@ -231,12 +225,11 @@ class Trimmer:
         if row is None:
             return 0
         realm, kind, owner, generation = row
-        key = _GARBAGE_KEYS[kind]
         if kind == PUBLICATIONS:
             which, values = "realm = ? AND channel = ?", [realm, owner]
         else:
             which, values = "realm = ? AND queue = ? AND generation <= ?", [realm, owner, generation]
-        sql = f"DELETE FROM {kind} WHERE ({key}) IN (SELECT {key} FROM {kind} WHERE {which} LIMIT ?)"
+        sql = f"DELETE FROM {kind} WHERE id IN (SELECT id FROM {kind} WHERE {which} LIMIT ?)"
         removed = execute(sql, (*values, rows_max)).rowcount
         if removed < rows_max:
             execute("DELETE FROM garbage WHERE realm = ? AND kind = ? AND owner = ?", (realm, kind, owner))
