@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 from relay.config_store import Store
@@ -44,7 +44,7 @@ class ChannelWriter:
                     wanted.append((channel.realm.number, channel.number, each.key))
         return wanted
 
-    def append(self, batch: Sequence[Append]) -> None:
+    def append(self, batch: Iterable[Append]) -> None:
         """As ``IHistory.append``; an item without an error is stored when the transaction is committed."""
         realms = self._names.realms
         budget = self._names.budget

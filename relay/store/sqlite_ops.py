@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 class Op:
     """``size`` in bytes and ``messages`` are what it weighs while it waits. A refused one is only completed."""
 
-    __slots__ = ("messages", "refused", "size")
+    __slots__ = ("keyed", "messages", "refused", "size")
 
-    def __init__(self, size: int, messages: int) -> None:
+    def __init__(self, size: int, messages: int, *, keyed: bool = False) -> None:
         self.size = size
         self.messages = messages
+        self.keyed = keyed  # it has idempotency keys
         self.refused = False
 
     def keys(self, writer: SqliteWriter) -> list[tuple[int, int, str]]:
@@ -55,9 +56,12 @@ class AppendOp(Op):
 
     def __init__(self, batch: Sequence[Append], done: Callable[[Sequence[Append]], None]) -> None:
         size = OVERHEAD_BYTES * len(batch)
+        keyed = False
         for each in batch:
             size += len(each.frame)
-        super().__init__(size, len(batch))
+            if each.key:
+                keyed = True
+        super().__init__(size, len(batch), keyed=keyed)
         self.batch = batch
         self.done = done
 
@@ -91,9 +95,12 @@ class PutOp(Op):
 
     def __init__(self, batch: Sequence[Put], done: Callable[[Sequence[Put]], None]) -> None:
         size = OVERHEAD_BYTES * len(batch)
+        keyed = False
         for each in batch:
             size += len(each.frame)
-        super().__init__(size, len(batch))
+            if each.key:
+                keyed = True
+        super().__init__(size, len(batch), keyed=keyed)
         self.batch = batch
         self.done = done
 

@@ -82,7 +82,7 @@ class QueueWriter:
 
     # --- what is submitted ----------------------------------------------------------------------------------------
 
-    def put(self, batch: Sequence[Put]) -> None:
+    def put(self, batch: Iterable[Put]) -> None:
         """As ``IQueueStore.put``; an item without an error is stored when the transaction is committed."""
         if self._settled:
             self._settle_collected()

@@ -48,6 +48,8 @@ class SqliteThreads:
         self._asked = threading.Condition()
         self._reader_waits = False
         self._copy = threading.Event()
+        self._copying = threading.Lock()
+        self._uncopied = 0  # bytes logged since a copying began, about
         self._behind = False  # the log is much larger than it should be
         self._ended = False  # the writer has
         self._writer = threading.Thread(target=self._run_writer, name="store-writer", daemon=True)
@@ -121,11 +123,14 @@ class SqliteThreads:
     def _after_commit(self) -> None:
         writer = self._store.writer
         if writer.logged_bytes >= self._wal_bytes:
+            self._uncopied += writer.logged_bytes
             writer.logged_bytes = 0
             self._copy.set()
-        if self._behind:
-            self._behind = False
-            writer.checkpoint()
+        if self._behind or self._uncopied >= self._wal_bytes * SELF_COPIED:
+            with self._copying:  # commits wait here for the keeper: else the log would grow without end
+                self._behind = False
+                self._uncopied = 0
+                writer.checkpoint()
 
     # --- the others -----------------------------------------------------------------------------------------------
 
@@ -156,7 +161,10 @@ class SqliteThreads:
             while not self._ended:
                 self._copy.wait()
                 self._copy.clear()
-                if checkpoint(self._connection, self._store.path) >= self._wal_bytes * SELF_COPIED:
+                with self._copying:
+                    self._uncopied = 0  # what is logged from now on counts again
+                    size = checkpoint(self._connection, self._store.path)
+                if size >= self._wal_bytes * SELF_COPIED:
                     self._behind = True
         except StoreFailed as error:
             self._store.fail(error)

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final
 
 from relay.config_store import Store
 from relay.errors import Full, InternalError, Unavailable
+from relay.records import Append, Put
 from relay.store.budget import Budget
 from relay.store.sqlite_channels import ChannelWriter
 from relay.store.sqlite_file import is_busy, is_full
 from relay.store.sqlite_keys import Keys
 from relay.store.sqlite_names import Names
-from relay.store.sqlite_ops import Op
+from relay.store.sqlite_ops import AppendOp, Op, PutOp
 from relay.store.sqlite_queues import QueueWriter
 from relay.store.sqlite_room import Room
 from relay.store.sqlite_rows import Rows
@@ -146,8 +148,7 @@ class SqliteWriter:
             connection.execute("BEGIN IMMEDIATE")
             self.room.begin(refusing)
             self._look_up_keys(ops)
-            for op in ops:
-                op.write(self)
+            self._write(ops)
             self.channels.flush()
             self.queues.flush()
             self.keys.flush()
@@ -166,10 +167,34 @@ class SqliteWriter:
             self.logged_bytes += op.size
         return None
 
+    def _write(self, ops: Sequence[Op]) -> None:
+        """Do ``ops`` in their order, but for one thing: appends and puts have nothing to do with one another, so each
+        kind is done for many batches at once, until something of another kind comes."""
+        appends: list[Sequence[Append]] = []
+        puts: list[Sequence[Put]] = []
+        for op in ops:
+            if type(op) is AppendOp:
+                appends.append(op.batch)
+            elif type(op) is PutOp:
+                puts.append(op.batch)
+            else:
+                self._write_batches(appends, puts)
+                op.write(self)
+        self._write_batches(appends, puts)
+
+    def _write_batches(self, appends: list[Sequence[Append]], puts: list[Sequence[Put]]) -> None:
+        if appends:
+            self.channels.append(chain.from_iterable(appends))
+            appends.clear()
+        if puts:
+            self.queues.put(chain.from_iterable(puts))
+            puts.clear()
+
     def _look_up_keys(self, ops: Sequence[Op]) -> None:
         wanted: list[tuple[int, int, str]] = []
         for op in ops:
-            wanted += op.keys(self)
+            if op.keyed:
+                wanted += op.keys(self)
         if wanted:
             self.keys.look_up(wanted)
 
