@@ -133,6 +133,7 @@ class StoreFile:
             os.umask(old_mask)
         try:
             prepare(connection, self.path)
+            _settle_log(connection)
             if os.path.getsize(self.path) <= CHECK_BYTES_MAX:
                 found = quick_check(connection)
                 if found:
@@ -154,6 +155,19 @@ class StoreFile:
         if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return ConfigError(damaged(self.path, str(error)))
         return ConfigError(f"{self.path}: {error}")
+
+
+def _settle_log(connection: sqlite3.Connection) -> None:
+    """Bring what the last process left in the log into the file, synced, before anybody sees it.
+
+    A process that was killed leaves commits that only the page cache has, and after a sync that failed a second one may
+    report success without having written them: so they are written once more, to another place.
+    """
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        if not is_full(error):  # a node may start on a full disk: it then refuses what is new
+            raise
 
 
 def damaged(path: str, what: str) -> str:
