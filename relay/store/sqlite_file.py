@@ -133,6 +133,8 @@ class StoreFile:
             os.umask(old_mask)
         try:
             prepare(connection, self.path)
+            connection.close()  # SQLite refuses to copy the log on one that has just changed the schema
+            connection = connect(self.path, self._cache_bytes)
             _settle_log(connection)
             if os.path.getsize(self.path) <= CHECK_BYTES_MAX:
                 found = quick_check(connection)
