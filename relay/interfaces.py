@@ -208,7 +208,8 @@ class IHistory(Interface):
       memory store in this process. What carries one was certainly not stored (outcome ``not_done``), or nobody knows
       (``unknown``).
     - ``done`` is called in the reactor's thread, once per batch, in the order of submission; a memory store calls it
-      before the method returns. Nothing here blocks.
+      before the method returns, and so does any store that refuses a batch because it is closed or because too many
+      refused ones wait already. Nothing here blocks.
     - Trimming by retention and expiry happens behind, in small steps; what is over its limits may still be read.
     """
 

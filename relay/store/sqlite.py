@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -95,16 +95,19 @@ class SqliteStore:
 
     def stop(self) -> Deferred[None]:
         """Store what waits, then close; nothing can be submitted any more. Fires when the file is closed."""
+        again: Deferred[None] = Deferred()
         if self._stopped is not None:
-            return succeed(None)
+            self._stopped.chainDeferred(again)
+            return again
         self.presence.flush()
         self._stopped = Deferred()
+        self._stopped.chainDeferred(again)
         if self._threads is not None:
             self._threads.stop()
         else:
             self._close()
             self._stopped.callback(None)
-        return self._stopped
+        return again
 
     @property
     def writer(self) -> SqliteWriter:

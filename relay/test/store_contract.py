@@ -21,7 +21,7 @@ from zope.interface.verify import verifyObject
 from relay.errors import Full
 from relay.interfaces import IHistory
 from relay.records import Append, Page, Put, QueueState, Range, Retention, Settle
-from relay.store.budget import OVERHEAD_BYTES
+from relay.store.budget import OVERHEAD_BYTES, READ_BYTES_MAX
 
 NOW_MS = 1_800_000_000_000
 KEEP = Retention()
@@ -198,6 +198,13 @@ class HistoryContract(Contract):
         self.assertEqual(await self.offsets(store, bytes_max=1), [1])
         self.assertEqual(await self.offsets(store, bytes_max=250), [1, 2, 3])
         self.assertEqual(await self.offsets(store, bytes_max=250, backwards=True), [10, 9, 8])
+
+    async def test_page_without_bound(self) -> None:
+        """A page without a bound of its own ends at ``READ_BYTES_MAX``; who goes on from there gets the rest."""
+        store = self.store()
+        await self.append(store, *[self.publication(bytes(READ_BYTES_MAX // 4)) for _ in range(6)])
+        self.assertEqual(await self.offsets(store), [1, 2, 3, 4])
+        self.assertEqual(await self.offsets(store, after=4), [5, 6])
 
     async def test_since(self) -> None:
         """``since_ms``: accepted then or later."""

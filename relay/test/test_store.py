@@ -8,6 +8,9 @@ from typing import Any
 from twisted.trial.unittest import TestCase
 
 from relay.config_store import Store
+from relay.errors import Full
+from relay.records import Retention
+from relay.store.budget import OVERHEAD_BYTES
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from relay.test.store_contract import HistoryContract
@@ -67,6 +70,22 @@ class InFile(TestCase):
 class MemoryHistoryTests(InMemory, HistoryContract, TestCase):
     """Histories in memory."""
 
+    async def test_memory_full(self) -> None:
+        """At ``memory_bytes_max`` what is new is refused, but in channels that let go of something for it."""
+        store = self.store(memory_bytes_max=4 * (OVERHEAD_BYTES + 100))
+        few = Retention(messages_max=2)
+        await self.append(store, *[self.publication(bytes(100), retention=few) for _ in range(5)])
+        await self.append(store, *[self.publication(bytes(100), channel="d") for _ in range(2)])
+        for refused in (self.publication(bytes(100), channel="d"), self.publication(bytes(100), channel="e")):
+            await self.ask(store, store.history.append, [refused])
+            self.assertIsInstance(refused.error, Full)
+        put = self.message(bytes(100))
+        await self.ask(store, store.queues.put, [put])
+        self.assertIsInstance(put.error, Full)
+        self.assertEqual(await self.append(store, self.publication(bytes(100), retention=few)), [6])
+        await self.ask(store, store.history.purge, "r", "d")
+        self.assertEqual(await self.append(store, self.publication(bytes(100), channel="e")), [1])
+
 
 class MemoryQueueTests(InMemory, QueueContract, TestCase):
     """Queues in memory."""
@@ -78,6 +97,17 @@ class MemoryPresenceTests(InMemory, PresenceContract, TestCase):
 
 class SqliteHistoryTests(HistoryContract, InFile):
     """Histories in a file."""
+
+    async def test_commit_messages_max(self) -> None:
+        """A commit takes so many messages, at least one batch; the others wait for the next."""
+        store = self.store(commit_messages_max=10)
+        commits = store.writer.counters.commits
+        batches = [[self.publication() for _ in range(count)] for count in (4, 6, 1, 30, 1)]
+        for batch in batches:
+            store.history.append(batch, lambda _: None)
+        store.run_once()
+        self.assertEqual(store.writer.counters.commits - commits, 4)
+        self.assertEqual([each.offset for batch in batches for each in batch], list(range(1, 43)))
 
 
 class SqliteQueueTests(QueueContract, InFile):
