@@ -229,8 +229,8 @@ class IQueueStore(Interface):
 
     Promise: as ``IHistory`` for ``done`` and errors. A message that was stored is there after any crash until it was
     settled as ``ACKED``, expired or purged; a settlement that was reported is never undone by a crash. Numbers of a
-    queue grow in the order of submission and are never given twice. Leases are not stored: after a restart all that
-    was not settled waits again.
+    queue grow in the order of submission and are never given twice, though a queue that was empty may skip some.
+    Leases are not stored: after a restart all that was not settled waits again.
     """
 
     def put(batch: Sequence[Put], done: Callable[[Sequence[Put]], None]) -> None:

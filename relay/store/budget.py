@@ -11,6 +11,9 @@ OVERHEAD_BYTES: Final = 128
 """About what a message takes beside its frame: in memory an object and its numbers, in a file less."""
 READ_BYTES_MAX: Final = 8_388_608
 """Frames of one answer, about; whoever wants more asks again from the last one on."""
+FORGET_SHARE: Final = 0.9
+"""Empty queues are forgotten from this part of ``store.queues_max`` on. New ones go on above the highest number that a
+forgotten one gave, so that none is given twice."""
 
 
 class Budget:

@@ -13,7 +13,7 @@ from relay.config_store import Store
 from relay.errors import Full, NotFound, RelayError
 from relay.interfaces import IQueueStore
 from relay.records import ACKED, DEAD, REMOVED, RETRY, REVIVED, Item, Put, QueueState, Settle
-from relay.store.budget import OVERHEAD_BYTES, READ_BYTES_MAX, Budget
+from relay.store.budget import FORGET_SHARE, OVERHEAD_BYTES, READ_BYTES_MAX, Budget
 from relay.store.memory_keys import KeyMemory
 
 CUT_MIN: Final = 64
@@ -79,13 +79,14 @@ class Items:
 class Queue:
     """One queue; ``id`` is unique in the store."""
 
-    __slots__ = ("dead", "expires", "id", "last", "name", "paused", "realm", "waiting")
+    __slots__ = ("dead", "expires", "id", "keys_until_ms", "last", "name", "paused", "realm", "waiting")
 
-    def __init__(self, realm: str, name: str, number: int) -> None:
+    def __init__(self, realm: str, name: str, number: int, last: int) -> None:
         self.realm = realm
         self.name = name
         self.id = number
-        self.last = 0
+        self.last = last
+        self.keys_until_ms = 0  # when the last of its idempotency keys is forgotten
         self.paused = False
         self.expires = False  # whether any message that waits does
         self.waiting = Items()
@@ -101,7 +102,7 @@ class Queue:
 class MemoryQueues:
     """``IQueueStore`` in memory. ``Full`` when the queue, the realm, the store or the number of queues is at its limit.
 
-    A queue is never forgotten, so that its numbers go on; ``store.queues_max`` bounds them.
+    Near that number empty ones are forgotten.
     """
 
     def __init__(self, options: Store, budget: Budget, now_ms: Callable[[], int]) -> None:
@@ -110,6 +111,8 @@ class MemoryQueues:
         self._now_ms = now_ms
         self._realms: dict[str, dict[str, Queue]] = {}
         self._queues = 0
+        self._next_id = 1
+        self._floor = 0  # the highest number that a queue gave which is forgotten
         self._keys = KeyMemory(options.keys_max)
         self._sweeping: Iterator[Queue] = iter(())
 
@@ -144,6 +147,7 @@ class MemoryQueues:
                 queue.expires = True
             if each.key:
                 self._keys.add(queue.id, each.key, number, each.key_until_ms)
+                queue.keys_until_ms = max(queue.keys_until_ms, each.key_until_ms)
         done(batch)
 
     def settle(self, batch: Sequence[Settle], done: Callable[[Sequence[Settle]], None] | None) -> None:
@@ -222,11 +226,14 @@ class MemoryQueues:
         now_ms = self._now_ms()
         self._keys.sweep(now_ms, self._options.trim_rows)
         left = SWEEP_MESSAGES
+        near = self._queues >= self._options.queues_max * FORGET_SHARE
         for _ in range(SWEEP_QUEUES):
             queue = next(self._sweeping, None)
             if queue is None:
                 self._sweeping = iter([each for queues in self._realms.values() for each in queues.values()])
                 return
+            if near and not (queue.waiting or queue.dead or queue.paused) and queue.keys_until_ms <= now_ms:
+                self._forget(queue)
             if not queue.expires:
                 continue
             left -= len(queue.waiting)
@@ -249,8 +256,17 @@ class MemoryQueues:
         if self._queues >= self._options.queues_max:
             return None
         self._queues += 1
-        queue = self._realms.setdefault(realm, {})[name] = Queue(realm, name, self._queues)
+        queue = self._realms.setdefault(realm, {})[name] = Queue(realm, name, self._next_id, self._floor)
+        self._next_id += 1
         return queue
+
+    def _forget(self, queue: Queue) -> None:
+        self._floor = max(self._floor, queue.last)
+        queues = self._realms[queue.realm]
+        del queues[queue.name]
+        if not queues:
+            del self._realms[queue.realm]
+        self._queues -= 1
 
     def _settle(self, queue: Queue, settle: Settle) -> None:
         number = settle.number

@@ -119,6 +119,7 @@ class Names:
         self.channels = 0
         self.queues = 0
         self._created = [0, 0]
+        self._floor = 0  # the highest number that a queue gave which is forgotten
         self.count()
 
     def count(self) -> None:
@@ -131,6 +132,8 @@ class Names:
         )
         for realm, size in execute(held):
             self.budget.add(self.realm_names[realm], size)
+        row = execute("SELECT value FROM counters WHERE name = 'floor'").fetchone()
+        self._floor = row[0] if row is not None else 0
         self.channels = execute("SELECT count(*) FROM channel_names").fetchone()[0]
         self.queues = execute("SELECT count(*) FROM queue_names").fetchone()[0]
 
@@ -300,6 +303,7 @@ class Names:
             self.queues += 1
             self._created[1] += 1
             found = in_realm.queues_by_number[number] = QueueRow(in_realm, number)
+            found.last = self._floor
             self._cached += 1
             self.touch_queue(found)
         in_realm.queues[name] = found
@@ -317,6 +321,19 @@ class Names:
             ) = row  # fmt: skip
             self._cached += 1
         return found
+
+    def forget_queue(self, queue: QueueRow, name: str) -> None:
+        """Take the row of an empty queue, unchanged in this transaction, away."""
+        realm = queue.realm
+        realm.queues.pop(name, None)
+        realm.queues_by_number.pop(queue.number, None)
+        self.queues -= 1
+        self._created[1] -= 1
+        self._floor = max(self._floor, queue.last)  # it stays so after a rollback, which does no harm
+        execute = self._connection.execute
+        execute("REPLACE INTO counters VALUES ('floor', ?)", (self._floor,))
+        execute("DELETE FROM queue_names WHERE realm = ? AND name = ?", (realm.number, name))
+        execute("DELETE FROM queues WHERE realm = ? AND queue = ?", (realm.number, queue.number))
 
     def _next_number(self) -> int:
         """A number that nothing else has or had."""

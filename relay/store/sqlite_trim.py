@@ -20,7 +20,7 @@ from typing import Final
 
 from relay.config_store import Store
 from relay.records import Retention
-from relay.store.budget import OVERHEAD_BYTES
+from relay.store.budget import FORGET_SHARE, OVERHEAD_BYTES
 from relay.store.memory_queues import EXPIRED_GRACE_MS
 from relay.store.sqlite_channels import ChannelWriter
 from relay.store.sqlite_keys import Keys
@@ -51,6 +51,12 @@ _SWEEP: Final = (
     " OR (kept = 0 AND retained_bytes = 0 AND used_ms < ?5) THEN realm || ',' || channel END) FROM page"
 )
 _REALM_BITS: Final = 40
+_EMPTY: Final = (
+    "WITH page AS (SELECT * FROM queue_names WHERE (realm, name) > (?, ?) ORDER BY realm, name LIMIT ?)"
+    " SELECT n.realm, n.name, n.queue, q.waiting = 0 AND q.dead = 0 AND q.paused = 0"
+    " AND NOT EXISTS (SELECT 1 FROM keys k WHERE k.realm = n.realm AND k.owner = n.queue AND k.until_ms > ?)"
+    " FROM page n JOIN queues q ON q.realm = n.realm AND q.queue = n.queue ORDER BY n.realm, n.name"
+)
 
 
 class Trimmer:
@@ -68,6 +74,7 @@ class Trimmer:
         self._exact: dict[ChannelRow, None] = {}
         self._swept = (0, 0)
         self._sweep_due = False
+        self._queues_swept: tuple[int, str] = (0, "")
         self._ticks = 0
         self.removed = 0
         """Rows, since the start."""
@@ -83,7 +90,7 @@ class Trimmer:
         self._sweep_due = True
         self._work = deque((
             self._expired_publications, self._expired_retained, self._expired_messages, self._old_keys, self._garbage,
-            self._sweep,
+            self._sweep, self._empty_queues,
         ))  # fmt: skip
         self._ticks += 1
         if self._ticks % USERS_EVERY == 1:
@@ -234,6 +241,19 @@ class Trimmer:
         if removed < rows_max:
             execute("DELETE FROM garbage WHERE realm = ? AND kind = ? AND owner = ?", (realm, kind, owner))
         return max(1, removed)  # there may be more
+
+    def _empty_queues(self, now_ms: int, rows_max: int) -> int:
+        """Forget the empty ones of the next queues, once a tick, when there are nearly too many."""
+        names = self._names
+        if names.queues < self._options.queues_max * FORGET_SHARE:
+            return 0
+        rows = self._connection.execute(_EMPTY, (*self._queues_swept, rows_max, now_ms)).fetchall()
+        self._queues_swept = (rows[-1][0], rows[-1][1]) if rows else (0, "")
+        for realm, name, number, empty in rows:
+            queue = names.queue_by_number(names.realm_by_number(realm), number) if empty else None
+            if queue is not None and not queue.changed:
+                names.forget_queue(queue, name)
+        return 0
 
     def _users(self, now_ms: int, rows_max: int) -> int:
         execute = self._connection.execute

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zope.interface.verify import verifyObject
 
 from relay.errors import Full, NotFound
@@ -250,6 +252,27 @@ class QueueContract(Contract):
         batch = [self.message(queue=each) for each in "abc"]
         await self.ask(store, store.queues.put, batch)
         self.assertEqual([type(each.error) for each in batch], [type(None), type(None), Full])
+
+    async def test_empty_queues_forgotten(self) -> None:
+        """Near ``queues_max`` empty queues are forgotten, but for paused ones and those with keys; no number is given
+        twice."""
+        store = self.store(queues_max=10)
+        await self.put(store, *[self.message(queue=f"q{n % 8}") for n in range(24)], self.message(queue="full"))
+        key: dict[str, Any] = {"key": "k", "key_until_ms": self.now_ms + 1000}
+        await self.put(store, self.message(queue="keyed", **key))
+        await self.settle(store, 1, ACKED, "keyed")
+        for n in range(8):
+            for number in (1, 2, 3):
+                await self.settle(store, number, ACKED, f"q{n}")
+        await self.ask(store, store.queues.pause, "r", "q0", True)
+        refused = self.message(queue="new")
+        await self.ask(store, store.queues.put, [refused])
+        self.assertIsInstance(refused.error, Full)
+        await self.trimmed(store)
+        self.assertEqual(await self.put(store, self.message(queue="new"), self.message(queue="q3")), [4, 4])
+        self.assertEqual(await self.put(store, self.message(queue="q0"), self.message(queue="full")), [4, 2])
+        self.assertEqual(await self.put(store, self.message(queue="keyed", **key)), [1])
+        self.assertEqual((await self.states(store))["r", "q0"].paused, True)
 
     async def test_completion_order(self) -> None:
         """Puts and settlements complete in the order of submission."""
