@@ -109,8 +109,8 @@ class Put(msgspec.Struct, gc=False):
     """What the queue may hold with this one, else ``Full``; for an inbox ``store.user_bytes_max``. 0: no such limit."""
     context: Any = None  # Any: as in Append
     number: int = 0
-    """1, 2, 3 … in its queue, in the order of storing; never given twice. An empty queue may be forgotten when there are
-    nearly too many; it then goes on with a higher number."""
+    """1, 2, 3 … in its queue, in the order of storing; never given twice. An empty queue may be forgotten when there
+    are nearly too many; it then goes on with a higher number."""
     repeated: bool = False
     error: RelayError | None = None
 
