@@ -158,4 +158,5 @@ class QueuePuts:
             ttl_ms = most_ms
         expires_ms = min((due_ms or now_ms) + ttl_ms, TIME_MS_MAX) if ttl_ms else 0
         until_ms = now_ms + int(rule.idempotency_s * 1000) if key else 0
-        return Put(realm, name, frame, now_ms, due_ms, expires_ms, priority, ordering_key, key, until_ms)
+        room = self._hub.config.store.user_bytes_max if name.startswith(f"{INBOX}.") else 0
+        return Put(realm, name, frame, now_ms, due_ms, expires_ms, priority, ordering_key, key, until_ms, room)

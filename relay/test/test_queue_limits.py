@@ -8,7 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay import errors
 from relay.config import Config
 from relay.config_queues import QueueLimits, QueueRule
+from relay.config_store import Store
 from relay.core.consumers import Delivery
+from relay.core.queue_store import INBOX
 from relay.records import Put, Settle
 from relay.test.queue_fixture import QueueCore
 from relay.wire import kinds
@@ -85,6 +87,16 @@ class Limits(SynchronousTestCase):
         answer = here.put(ann, "c")
         self.assertEqual((answer.get(kinds.ERROR_CODE), answer.get(kinds.TEMPORARY)), (errors.LimitExceeded.code, True))
         self.assertEqual(self.error(ann, kinds.CONSUME, "c"), errors.LimitExceeded.code)
+
+    def test_inbox_bytes(self):
+        """``store.user_bytes_max``: of one user's inbox; other users' and named queues are not counted."""
+        here = QueueCore(JOBS, config=Config(store=Store(user_bytes_max=1500)))
+        stored: list[Put] = []
+        for name in (f"{INBOX}.bob", f"{INBOX}.bob", f"{INBOX}.eve", "jobs", "jobs"):
+            here.queues.put("default", name, Message(kinds.PUSH, "w", bytes(1000)), stored.append)
+            here.turn()
+        errors_found = [type(put.error) for put in stored]
+        self.assertEqual(errors_found, [type(None), errors.Full, *[type(None)] * 3])
 
     def test_consumers(self):
         """``queue_limits.consumers_max`` of a session, ``consumers_max`` of a queue."""
