@@ -34,7 +34,8 @@ from relay.protocols.datagrams import Address, Batch, DatagramSocket, address_of
 from relay.protocols.entrance import host_of
 from relay.protocols.fine_wheel import FineWheel
 from relay.protocols.greeting import GreetingFactory
-from relay.protocols.kcp_transport import Carrier, KcpTransport
+from relay.protocols.kcp_smux import Carrier
+from relay.protocols.kcp_transport import KcpTransport
 from relay.wire.kcp import segment, smux
 from relay.wire.kcp.ciphers import DatagramCipher
 from relay.wire.kcp.fec import DATA, FEC_BYTES
