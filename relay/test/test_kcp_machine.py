@@ -124,13 +124,15 @@ class RuleTests(SynchronousTestCase):
             left.send(bytes(1376 * 8))
             first = left.flush(0)
             again = left.flush(left.next_timer() or 0)
-            self.assertEqual((len(again), left._cwnd), (8, 1))
+            congestion = left._congestion
+            assert congestion is not None
+            self.assertEqual((len(again), congestion.window), (8, 1))
             for payload in (first if late else again)[:1]:
                 right.input(payload, 300)
             for ack in right.flush(300):
                 left.input(ack, 300)
-            self.assertGreaterEqual(left._cwnd, expected)
-            self.assertLess(left._cwnd, expected + 2)
+            self.assertGreaterEqual(congestion.window, expected)
+            self.assertLess(congestion.window, expected + 2)
 
     def test_windows(self):
         """No more is in flight than the smaller of both windows; a closed window is asked about, and told."""

@@ -10,8 +10,8 @@ payload is one datagram, before error correction and encryption). After ``input`
 due call ``flush``; a machine without anything to wait for has no timer, so that an idle session costs nothing.
 
 What differs from ``ikcp.c``: there is no ``update`` with a fixed beat (``interval_ms`` is only a part of the
-retransmission time-out); only acks that say more than ``una`` are sent, and the last (kcp-go does so, too); the
-congestion window grows by what was acknowledged (RFC 3465), as acks are joined; and a token bucket caps the rate.
+retransmission time-out); only acks that say more than ``una`` are sent, and the last (kcp-go does so, too); and
+``relay.wire.kcp.congestion``.
 
 Invariants: ``in_flight`` holds segments from ``una`` (the oldest not acknowledged) to ``next_sn`` in order; ``early``
 only numbers from ``expected`` up to a window further; at most two receive windows of data are held.
@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Final
 
 from relay.errors import RemoteProtocolError
+from relay.wire.kcp.congestion import RTO_MS_MAX, Congestion, Pace, RoundTrip
 from relay.wire.kcp.options import KcpOptions
 from relay.wire.kcp.segment import (
     ACK,
@@ -34,26 +35,15 @@ from relay.wire.kcp.segment import (
     MASK,
     PUSH,
     TELL,
-    WINDOW_MAX,
     Segment,
     near,
 )
 
-RTO_MS_DEFAULT: Final = 200
-RTO_MS_MIN: Final = 100
-RTO_MS_MIN_NODELAY: Final = 30
-RTO_MS_MAX: Final = 60_000
 WINDOW_PEER_DEFAULT: Final = 32
-THRESHOLD_MIN: Final = 2
-CWND_START: Final = 10
-"""RFC 6928. ``ikcp.c`` begins with 1, and with the threshold of a path that has just lost something."""
 EARLY_MAX: Final = 4
 """Segments in flight with which fast retransmission may never see enough acks."""
 PROBE_MS_MIN: Final = 500
 PROBE_MS_MAX: Final = 120_000
-BURST_BYTES_MIN: Final = 16_384
-"""Of the token bucket: a message of some size leaves at once."""
-BURST_MS: Final = 10
 NEVER: Final = 1 << 62
 
 _pack = HEADER.pack
@@ -68,10 +58,9 @@ class Kcp:
     """
 
     __slots__ = (
-        "_acks", "_ask", "_before", "_burst_bytes", "_cwnd", "_early", "_fast", "_incr", "_mss", "_mtu", "_options",
-        "_pace_at", "_pace_bytes", "_paced_at", "_peer_window", "_probe_at", "_probe_wait_ms", "_queue", "_ready",
-        "_recover", "_resend_at", "_rto", "_rtt", "_rtt_var", "_tell", "_threshold", "conv", "dead", "expected",
-        "in_flight", "next_sn", "proven", "queued_bytes", "resent", "una",
+        "_acks", "_ask", "_congestion", "_early", "_fast", "_mss", "_mtu", "_options", "_pace", "_pace_at",
+        "_peer_window", "_probe_at", "_probe_wait_ms", "_queue", "_ready", "_resend_at", "_round_trip", "_tell", "conv",
+        "dead", "expected", "in_flight", "next_sn", "proven", "queued_bytes", "resent", "una",
     )  # fmt: skip
 
     def __init__(self, conv: int, options: KcpOptions, mtu: int) -> None:
@@ -89,24 +78,16 @@ class Kcp:
         self.una = 0
         self.next_sn = 0
         self._peer_window = WINDOW_PEER_DEFAULT
-        self._rtt = 0
-        self._rtt_var = 0
-        self._rto = RTO_MS_DEFAULT
+        self._round_trip = RoundTrip(options.nodelay, options.interval_ms)
+        self._congestion = None if options.nc else Congestion(self._mss)
+        self._pace = Pace(options.rate_bytes_max) if options.rate_bytes_max else None
+        self._pace_at = NEVER
         self._resend_at = NEVER  # not later than the first time-out of what is in flight
         self._fast = False  # whether an ack went past something in flight
-        self._cwnd = CWND_START
-        self._incr = self._mss * CWND_START
-        self._threshold = WINDOW_MAX
-        self._before: tuple[int, int, int] | None = None  # window, threshold and _incr before a time-out
-        self._recover = 0  # losses below this number are already paid for
         self._probe_at = NEVER
         self._probe_wait_ms = 0
         self._ask = False
         self._tell = False
-        self._burst_bytes = max(BURST_BYTES_MIN, options.rate_bytes_max * BURST_MS // 1000)
-        self._pace_bytes = self._burst_bytes
-        self._paced_at = -1
-        self._pace_at = NEVER
         # in
         self.expected = 0
         self._early: dict[int, tuple[int, bytes]] = {}
@@ -153,17 +134,18 @@ class Kcp:
                 del parts[:step]
         size = HEADER_BYTES * len(parts)
         window = min(options.send_window, self._peer_window)
-        if not options.nc:
-            window = min(window, self._cwnd)
+        if self._congestion is not None:
+            window = min(window, self._congestion.window)
         room = self.una + window - self.next_sn
-        budget = self._refilled(now) if options.rate_bytes_max else NEVER
+        budget = self._pace.refilled(now) if self._pace is not None else NEVER
+        self._pace_at = NEVER
         due: list[Segment] = []
         if self.in_flight and (self._fast or now >= self._resend_at):
             due, budget = self._overdue(now, not (self._queue and room > 0), window, budget)
         if self._queue and room > 0:
             budget = self._moved(due, room, now, budget)
-        if options.rate_bytes_max:
-            self._pace_bytes = budget
+        if self._pace is not None:
+            self._pace.budget = budget
         conv, una, ts = self.conv, self.expected & MASK, now & MASK
         for segment in due:
             segment.ts = ts
@@ -221,8 +203,8 @@ class Kcp:
                 if segment is not None:
                     if segment.ts == ts:
                         self.proven = True
-                    if self._before is not None and segment.again:
-                        self._judge((ts - segment.ts) & MASK >= HALF)
+                    if segment.again and self._congestion is not None:
+                        self._congestion.judge((ts - segment.ts) & MASK >= HALF)
                     del self.in_flight[sn]
                     self.queued_bytes -= len(segment.data)
                 if acked < sn < self.next_sn:
@@ -243,8 +225,8 @@ class Kcp:
             at = end
         if acked >= 0:
             self._heard_ack(acked, acked_ts, now, regular)
-        if self.una > una_before and not self._options.nc:
-            self._grow(self.una - una_before)
+        if self.una > una_before and self._congestion is not None:
+            self._congestion.grow(self.una - una_before, self._peer_window)
 
     def receive(self) -> bytes | None:
         """The next message, or in stream mode everything there is; None when there is nothing whole."""
@@ -331,46 +313,7 @@ class Kcp:
             self._fast = True
         rtt = (now - ts) & MASK
         if regular and rtt <= RTO_MS_MAX:
-            self._measured(rtt)
-
-    def _judge(self, earlier: bool) -> None:
-        """The first ack of something sent again after a time-out. When it repeats an ``earlier`` time stamp, the first
-        transmission had arrived: the time-out was a mistake, and the window is what it was (Eifel, RFC 3522)."""
-        assert self._before is not None
-        if earlier:
-            self._cwnd, self._threshold, self._incr = self._before
-        self._before = None
-
-    def _measured(self, rtt: int) -> None:
-        if not self._rtt:
-            self._rtt = max(1, rtt)
-            self._rtt_var = rtt >> 1
-        else:
-            delta = rtt - self._rtt
-            self._rtt = max(1, self._rtt + (delta >> 3))
-            delta = abs(delta)
-            # Slower when a sample is below the usual range: it is no sign of more variation.
-            shift = 5 if rtt < self._rtt - self._rtt_var else 2
-            self._rtt_var += (delta - self._rtt_var) >> shift
-        least = RTO_MS_MIN_NODELAY if self._options.nodelay else RTO_MS_MIN
-        rto = self._rtt + max(self._options.interval_ms, 4 * self._rtt_var)
-        self._rto = min(max(least, rto), RTO_MS_MAX)
-
-    def _grow(self, count: int) -> None:
-        """The congestion window after ``count`` segments were acknowledged."""
-        if self._cwnd >= self._peer_window:
-            return
-        mss = self._mss
-        if self._cwnd < self._threshold:
-            self._cwnd += count
-            self._incr = self._cwnd * mss
-        else:
-            self._incr = max(self._incr, mss)
-            self._incr += count * (mss * mss // self._incr + mss // 16)
-            self._cwnd = max(self._cwnd, self._incr // mss)
-        if self._cwnd > self._peer_window:
-            self._cwnd = self._peer_window
-            self._incr = self._cwnd * mss
+            self._round_trip.measured(rtt)
 
     # --- inside: out ----------------------------------------------------------------------------------------------
 
@@ -417,7 +360,9 @@ class Kcp:
         due: list[Segment] = []
         after = options.resend
         early = nothing_new and len(self.in_flight) < EARLY_MAX
-        changed = lost = held = False
+        congestion, rto_ms = self._congestion, self._round_trip.rto_ms
+        recover = congestion.recover if congestion is not None else NEVER
+        passed = lost = held = False
         first = NEVER
         for segment in self.in_flight.values():
             fast = after and segment.fast and (segment.fast >= after or early)
@@ -426,14 +371,15 @@ class Kcp:
                 continue
             if budget <= 0:
                 held = True
-                first = min(first, self._pace(now, budget))
+                assert self._pace is not None
+                first = min(first, self._pace.again_at(now, budget))
                 break
             if fast:
-                segment.rto = self._rto
-                changed = changed or segment.sn >= self._recover
+                segment.rto = rto_ms
+                passed = passed or segment.sn >= recover
             else:
-                segment.rto = min(RTO_MS_MAX, segment.rto + (self._rto // 2 if options.nodelay else self._rto))
-                lost = lost or segment.sn >= self._recover
+                segment.rto = min(RTO_MS_MAX, segment.rto + (rto_ms // 2 if options.nodelay else rto_ms))
+                lost = lost or segment.sn >= recover
                 segment.late += 1
                 if segment.late >= options.dead_after:
                     self.dead = True
@@ -445,29 +391,22 @@ class Kcp:
         self._fast = held
         self._resend_at = first
         self.resent += len(due)
-        if changed or lost:
-            # What is lost out of one window counts once (NewReno, RFC 6582).
-            self._recover = self.next_sn
-        if changed:
-            self._threshold = max((self.next_sn - self.una) // 2, THRESHOLD_MIN)
-            self._cwnd = self._threshold + after
-            self._incr = self._cwnd * self._mss
-        if lost:
-            if self._before is None or self._cwnd > 1:
-                self._before = self._cwnd, self._threshold, self._incr
-            self._threshold = max(window // 2, THRESHOLD_MIN)
-            self._cwnd = 1
-            self._incr = self._mss
+        if congestion is not None:
+            if passed:
+                congestion.passed_over(self.next_sn - self.una, after, self.next_sn)
+            if lost:
+                congestion.timed_out(window, self.next_sn)
         return due, budget
 
     def _moved(self, due: list[Segment], room: int, now: int, budget: int) -> int:
         """Move from the queue into flight, at most ``room`` segments and ``budget`` bytes; returns what is left."""
         queue, in_flight = self._queue, self.in_flight
-        sn, rto = self.next_sn, self._rto
+        sn, rto = self.next_sn, self._round_trip.rto_ms
         count = 0
         for frg, data in queue[:room]:
             if budget <= 0:
-                self._pace_at = self._pace(now, budget)
+                assert self._pace is not None
+                self._pace_at = self._pace.again_at(now, budget)
                 break
             segment = in_flight[sn] = Segment(sn, frg, data)
             segment.rto = rto
@@ -480,16 +419,3 @@ class Kcp:
             self.next_sn = sn
             self._resend_at = min(self._resend_at, now + rto)
         return budget
-
-    def _refilled(self, now: int) -> int:
-        """What the token bucket holds at ``now``, in bytes."""
-        self._pace_at = NEVER
-        if self._paced_at >= 0:
-            gained = (now - self._paced_at) * self._options.rate_bytes_max // 1000
-            self._pace_bytes = min(self._burst_bytes, self._pace_bytes + gained)
-        self._paced_at = now
-        return self._pace_bytes
-
-    def _pace(self, now: int, budget: int) -> int:
-        """When the bucket holds something again."""
-        return now + 1 + -budget * 1000 // self._options.rate_bytes_max
