@@ -68,7 +68,7 @@ class Metrics:
         self.queue_dead = 0
         self.queue_expired = 0
         self.held = 0
-        """Frames that waited behind a hook."""
+        """Frames that waited behind a hook or a store."""
         self.goodbyes = 0
         self.handler_calls: defaultdict[str, int] = defaultdict(int)
         self.handler_seconds: defaultdict[str, float] = defaultdict(float)

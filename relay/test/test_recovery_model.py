@@ -151,7 +151,7 @@ class World:
 class Recovering(SynchronousTestCase):
     """At random, and one by one."""
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(
         st.sampled_from([NAMES, ("**",), ("mem.*", "disk.1"), ("mem.1", "**")]),
         st.sampled_from([1, 3, 100]),

@@ -12,6 +12,7 @@ The grammar of names is not looked at here (``relay.wire.names``): only that the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from struct import Struct
 from struct import error as struct_error
 from typing import Any, Final
@@ -30,10 +31,8 @@ FIELD_SECTION_BYTES_MAX: Final = 0xFFFF
 # Before the welcome says otherwise (docs/protocol.md section 1).
 FRAME_BYTES_MAX_AT_FIRST: Final = 65_536
 
-EPOCHS_MAX: Final = 1024
-"""Epochs whose field is remembered: of the channels that are written about now."""
-EPOCH_BYTES_MAX: Final = 64
-"""A longer one, which no server of ours makes, is not remembered."""
+_WRONG: Final = (struct_error, ValueError, TypeError, AttributeError, OverflowError)
+"""What a value that is no value of its field's type raises when it is written."""
 
 _FRAME: Final = Struct(">BBHIBBH")
 _STREAM: Final = Struct(">IBBHIBBH")
@@ -166,25 +165,13 @@ def _field_writer(number: int, type_: str) -> Callable[[Any], bytes]:  # Any: as
     return write_number
 
 
-def _remembered(write: Callable[[str], bytes]) -> Callable[[str], bytes]:
-    """``write`` for a field that few values are written to again and again."""
-    known: dict[str, bytes] = {}
-
-    def write_known(value: str) -> bytes:
-        field = known.get(value)
-        if field is None:
-            field = write(value)
-            if len(known) >= EPOCHS_MAX:
-                known.clear()
-            if len(field) <= EPOCH_BYTES_MAX:
-                known[value] = field
-        return field
-
-    return write_known
-
-
 _WRITERS: Final = {number: _field_writer(number, type_) for number, (_, type_) in FIELDS.items()}
-_WRITERS[kinds.EPOCH] = _remembered(_WRITERS[kinds.EPOCH])
+
+
+@lru_cache(maxsize=64)
+def _place(offset: int, epoch: str) -> bytes:
+    """The fields of a place in a history: the event has them, and then the publisher's answer."""
+    return _WRITERS[kinds.OFFSET](offset) + _WRITERS[kinds.EPOCH](epoch)
 
 
 def _read_fields(data: bytes, at: int, end: int) -> Fields:
@@ -229,7 +216,7 @@ def write_fields(fields: Fields, stamped: bool = False) -> bytes:
             parts.append(_WRITERS[number](value))
     except KeyError:
         raise BadBody(f"there is no field {number}") from None
-    except (struct_error, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except _WRONG as error:
         raise BadBody(f"field {FIELDS[number][0]}: {error}") from None
     return b"".join(parts)
 
@@ -246,7 +233,18 @@ def stamp(sender: Sender) -> bytes:
 def _section(fields: Fields | None, sender: Sender | None) -> bytes:
     """The field section of a message that has one."""
     section = b"" if sender is None else sender.binary
-    return section + write_fields(fields, sender is not None) if fields else section
+    if not fields:
+        return section
+    # Fast path: an event, or an answer, of a channel with history.
+    if kinds.EPOCH in fields and len(fields) - (kinds.REACHED in fields) == 2 and kinds.OFFSET in fields:
+        try:
+            place = _place(fields[kinds.OFFSET], fields[kinds.EPOCH])
+            if kinds.REACHED in fields:
+                return section + _WRITERS[kinds.REACHED](fields[kinds.REACHED]) + place
+            return section + place
+        except _WRONG:
+            pass  # the other path says which field it is
+    return section + write_fields(fields, sender is not None)
 
 
 def _unwritable(message: Message, error: Exception) -> RelayError:
