@@ -119,7 +119,7 @@ class NodeCollector(Collector):
 
     def _work(self, metrics: Metrics) -> Iterator[Metric]:
         yield CounterMetricFamily("relay_pull_deadlines", "Pulls that ran out of time.", value=metrics.deadlines)
-        yield CounterMetricFamily("relay_held_frames", "Frames that waited behind a hook or a store.", value=metrics.held)
+        yield CounterMetricFamily("relay_held_frames", "Frames that waited for a hook or a store.", value=metrics.held)
         for text, row, name, label in (
             ("Calls of handlers.", metrics.handler_calls, "relay_handler_calls", "route"),
             ("Seconds in handlers.", metrics.handler_seconds, "relay_handler_seconds", "route"),
