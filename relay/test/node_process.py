@@ -60,6 +60,8 @@ class NodeProcess:
         self.file = self.folder / "relay.json"
         self._log = (self.folder / "log").open("wb")
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        """Of the node, beside the test's own."""
 
     @property
     def page(self) -> str:
@@ -98,6 +100,7 @@ class NodeProcess:
         twistd = [sys.executable, script, "--nodaemon", "--pidfile=", "relay", f"--config={self.file}"]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
         environment["PYTHONPATH"] = str(self.folder)  # for plugins that a test writes there
+        environment |= self.environment
         self.process = subprocess.Popen(
             twistd, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=environment
         )
