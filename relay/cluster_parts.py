@@ -22,7 +22,7 @@ from relay.errors import ConfigError, RelayError
 from relay.interfaces import IStateMachine
 from relay.store.files import OsFiles
 from relay.store.snapshots import SnapshotStore
-from relay.store.wal import WriteAheadLog, end_process
+from relay.store.wal import EXIT_STATUS_FATAL, WriteAheadLog
 from relay.store.wal_thread import LogThreads
 from relay.store.wal_writer import GroupWrite, LogOptions
 
@@ -53,7 +53,7 @@ def make_cluster(
         machines,
         reactor,
         random_bytes=secrets.token_bytes,
-        on_fatal=end_process,
+        on_fatal=_end_fatal,
         on_refused=_end_refused,
         on_started=on_started,
     )
@@ -111,6 +111,14 @@ def open_kept(config: Cluster, directory: Path, reactor: Any) -> Kept:  # Any: a
             end()
 
     return Kept(Stores(wal, snapshots, GroupWrite, background), wal.run_once, start, stop)
+
+
+def _end_fatal(error: BaseException) -> None:
+    """What is in memory or on the disk cannot be trusted: nothing more may be acknowledged."""
+    try:
+        os.write(2, f"relay: fatal: cluster: {type(error).__name__}: {error}\n".encode())
+    finally:  # also when standard error is closed
+        os._exit(EXIT_STATUS_FATAL)
 
 
 def _end_refused(why: str) -> None:

@@ -66,10 +66,14 @@ class Campaigns:
 
     def _campaign(self, replicas: list[Replica], attempt: int) -> None:
         looking = [each for each in replicas if each.raw.raft.lead == NONE]
-        for replica in looking:
-            replica.wake()
-            replica.raw.campaign()
-            self.started += 1
-            self._host.mark(replica)
+        try:
+            for replica in looking:
+                replica.wake()
+                replica.raw.campaign()
+                self.started += 1
+                self._host.mark(replica)
+        except Exception as error:  # noqa: BLE001 - a core that contradicts itself must not go on
+            self._host.fail(error)
+            return
         if looking and attempt < self._host.options.campaigns:
             self._later(looking, attempt + 1)

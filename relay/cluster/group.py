@@ -134,7 +134,7 @@ class Group:
             last=log.last_index,
             committed=log.committed,
             applied=replica.applier.index,
-            snapshot=self._snapshots.newest_index,
+            snapshot=self._snapshots.taking.newest_index,
             voters=conf_state.voters,
             learners=conf_state.learners,
             outgoing=conf_state.voters_outgoing,

@@ -19,18 +19,10 @@ class GroupSnapshots:
     ) -> None:
         self.taking = Taking(replica, host, available)
         self.sending = Sending(replica, host)
-        self.receiving = Receiving(replica, host, self._stored)
+        self.receiving = Receiving(replica, host, self.taking.offer)
         storage.snapshot_source = self.taking.to_send
         replica.on_snapshot_needed = self.sending.send
         replica.on_log_grown = self.taking.take
-
-    @property
-    def newest_index(self) -> int:
-        """The index of the newest snapshot here, or 0."""
-        return self.taking.available.index if self.taking.available is not None else 0
-
-    def _stored(self, snapshot: Snapshot) -> None:
-        self.taking.available = snapshot
 
     def unlinked(self, node: int) -> None:
         """The link to ``node`` ended."""

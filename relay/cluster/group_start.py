@@ -134,7 +134,6 @@ def audit(number: int, log: GroupStorage, conf_state: ConfState, applied: int, *
     """
     wanted = set(file)
     voters = set(conf_state.voters)
-    learners = set(conf_state.learners)
     agreed = not wanted or not voters or wanted == voters
     last = log.last_index()
     low = max(applied + 1, log.first_index())
@@ -151,8 +150,6 @@ def audit(number: int, log: GroupStorage, conf_state: ConfState, applied: int, *
                     voters.add(single.node_id)
                 elif single.type in (REMOVE_NODE, ADD_LEARNER_NODE):
                     voters.discard(single.node_id)
-                if single.type == ADD_LEARNER_NODE:
-                    learners.add(single.node_id)
             agreed = agreed or wanted == voters
         low += len(entries)
     if not agreed:

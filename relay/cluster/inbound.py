@@ -15,6 +15,7 @@ from relay.cluster.raft.types import (
     MSG_HEARTBEAT_RESP,
     MSG_PROP,
     MSG_READ_INDEX,
+    MSG_READ_INDEX_RESP,
     MSG_SNAP,
     MSG_TRANSFER_LEADER,
 )
@@ -26,6 +27,7 @@ NOT_IN_RAFT_FRAMES: Final = LOCAL_MESSAGES | {MSG_FORGET_LEADER, MSG_HEARTBEAT, 
 SENT_FOR_OTHERS: Final = (MSG_TRANSFER_LEADER, MSG_READ_INDEX)
 """Kinds whose sender is not the node that sends them: a transfer names the successor, a read whoever asked first; one
 that reaches a node that leads no more is passed on to the next."""
+READS: Final = (MSG_READ_INDEX, MSG_READ_INDEX_RESP)
 
 
 class Inbound:
@@ -75,6 +77,8 @@ class Inbound:
                 raise RemoteProtocolError(
                     f"a message of kind {message.type} from {message.from_} to {message.to} on the link of node {node}"
                 )
+            if message.type in READS and len(message.entries) != 1:
+                raise RemoteProtocolError(f"a read with {len(message.entries)} names")
             replica = self._replica(group)
             if replica is not None:
                 replica.receive(message)

@@ -76,6 +76,9 @@ class Host(Protocol):
     def random_below(self, bound: int) -> int:
         """Uniform in [0, bound)."""
 
+    def fail(self, error: BaseException) -> None:
+        """Going on could lose what was acknowledged."""
+
 
 class Replica:
     """See the module. ``raw`` is the core; who calls it calls ``host.mark`` afterwards."""
@@ -164,10 +167,12 @@ class Replica:
 
     def receive_propose(self, node: int, frame: Propose) -> None:
         """Commands that another member forwards to this node as the leader. Each is appended once at most."""
-        if not all(frame.data) or not self._forwarders.is_new(node, frame.boot, frame.number, len(frame.data)):
+        if not self._forwarders.is_new(node, frame.boot, frame.number, len(frame.data)):
             return
         index = 0
-        if self.leads() and not self.host.blocked:
+        sizes = [len(each) for each in frame.data]
+        fits = sizes and min(sizes) > 0 and max(sizes) <= self.host.options.proposal_bytes_max
+        if fits and self.leads() and not self.host.blocked:
             self.wake()
             index = self._append(frame.data)
             self.host.mark(self)

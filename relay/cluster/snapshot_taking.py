@@ -83,6 +83,18 @@ class Taking:
         # Who waits for the snapshot that is being taken; None: none is.
         self._taking: list[Done] | None = None
 
+    @property
+    def newest_index(self) -> int:
+        """The index of the newest snapshot here, or 0."""
+        return self.available.index if self.available is not None else 0
+
+    def offer(self, snapshot: Snapshot) -> bool:
+        """A snapshot is whole on the disk; False: one that is later, which reaches into the log, was there before."""
+        if snapshot.index < self.newest_index:
+            return False
+        self.available = snapshot
+        return True
+
     def to_send(self) -> Snapshot:
         """For the core: the newest, if it knows all members; else one is taken. Raises SnapshotUnavailable."""
         available = self.available
@@ -105,7 +117,7 @@ class Taking:
         raft = replica.raw.raft
         index = replica.applier.index
         self._taking = [done] if done is not None else []
-        if not index or (self.available is not None and index == self.available.index):
+        if index == self.newest_index:
             self._taken(index, None)
             return
         replica.applier.bytes_since = 0
@@ -145,7 +157,9 @@ class Taking:
                 return
             info, oldest = result
             snapshot = info.as_raft()
-            self.available = snapshot
+            if not self.offer(snapshot):
+                self._taken(self.newest_index, None)  # the leader sent a later one meanwhile
+                return
             write = self._stores.write(number, snapshot=snapshot, compact=oldest)
             try:
                 self._stores.log.submit([write], lambda: self._taken(snapshot.index, None))

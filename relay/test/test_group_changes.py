@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.cluster import frames
 from relay.cluster.frames import SNAPSHOT, URGENT, Beat, decode_chunk, encode_raft, raft_part
 from relay.cluster.raft.codec import encode_message
-from relay.cluster.raft.types import MSG_APP_RESP, MSG_HEARTBEAT, MSG_PROP, Entry, Message
+from relay.cluster.raft.types import MSG_APP_RESP, MSG_HEARTBEAT, MSG_PROP, MSG_READ_INDEX, Entry, Message
 from relay.errors import Conflict, DeadlineExceeded, Full, RemoteProtocolError, Unavailable
 from relay.test.group_cluster import GroupCluster, Member, others
 
@@ -180,6 +180,27 @@ class SnapshotTests(SynchronousTestCase):
         cluster.restart(behind.node)
         cluster.until(lambda: cluster.commands(behind.node) == cluster.commands(leader.node))
 
+    def test_overtaken(self):
+        """A snapshot that is still being taken when the leader's later one arrives does not take its place."""
+        cluster, leader, behind = self.lagging()
+        cluster.restart(behind.node)
+        taking = behind.groups.snapshots[1].taking  # type: ignore[union-attr]  # it runs
+        background = behind.groups.turn.stores.background  # type: ignore[union-attr]  # as above
+        self.fill(cluster, leader, 1)
+        slow: list[Any] = []
+        object.__setattr__(taking._stores, "background", lambda work, done: slow.append((work, done)))
+        taking.take()
+        self.assertEqual(len(slow), 1)
+        object.__setattr__(taking._stores, "background", background)
+        cluster.until(lambda: cluster.commands(behind.node) == cluster.commands(leader.node))
+        newest = taking.newest_index
+        self.assertGreater(newest, 100)
+        for work, done in slow:
+            background(work, done)
+        cluster.run(1.0)
+        self.assertEqual(taking.newest_index, newest)
+        self.assertIsNone(taking._taking)
+
     def test_refused_chunks(self):
         """Chunks without their beginning are ignored, a first one without its message is no frame of ours."""
         cluster = GroupCluster()
@@ -245,6 +266,7 @@ class InboundTests(SynchronousTestCase):
             Message(MSG_APP_RESP, 2, 2, 5),
             Message(MSG_HEARTBEAT, 1, 2, 5),
             Message(MSG_PROP, 1, 2, entries=(Entry(data=b"x"),)),
+            Message(MSG_READ_INDEX, 1, 2),
         ):
             frame = encode_raft([raft_part(1, encode_message(message))])
             self.assertRaises(RemoteProtocolError, self.groups.received, 2, frame)
