@@ -325,7 +325,9 @@ class Replica:
         self.wake()
         if raft.lead != before:
             self.reads.again()
-            self.changes.led_by(raft.lead)
+            if raft.lead != NONE:
+                self.changes.led_by(raft.lead)
+                self.proposals.led_by(raft.lead)
         self.machine.leader_changed(raft.lead, raft.term, raft.role == LEADER)
         self.host.mark(self)
 

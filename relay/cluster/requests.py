@@ -6,7 +6,7 @@ A proposal::
        │                        ▲                                                 other term: failed for certain
        └──leader elsewhere──▶ forwarded ──its answer: placed, or refused: failed for certain
                                 │
-                                └──link lost, time-out──▶ unknown
+                                └──link lost, another leader, time-out──▶ unknown
 
 The leader appends a command once, at one ``(index, term)``. If another term's entry is applied at that index, the
 command is nowhere (log matching, paper 5.3): so the outcome is certain without an identity in the entry. What is placed
@@ -161,6 +161,12 @@ class Proposals:
         for number in [each for each, (to, _, _) in self._forwarded.items() if to == node]:
             dones = self._forwarded.pop(number)[1]
             self.fail(dones, Unavailable("the link to the leader was lost", outcome="unknown"))
+
+    def led_by(self, leader: int) -> None:
+        """``leader`` leads now. An earlier one that has not answered may have appended them before it fell silent."""
+        for number in [each for each, (to, _, _) in self._forwarded.items() if to != leader]:
+            dones = self._forwarded.pop(number)[1]
+            self.fail(dones, Unavailable("the leader was replaced before it answered", outcome="unknown"))
 
     def expire(self, before: int) -> None:
         """What was asked before tick ``before`` ends."""

@@ -178,6 +178,18 @@ class CommitTests(SynchronousTestCase):
         cluster.run(0.01)
         self.assertEqual(outcome[1].outcome, "unknown")
 
+    def test_forwarded_and_silent(self):
+        """… and at the latest when another one leads, if it only says nothing."""
+        cluster = GroupCluster()
+        leader = cluster.elect()
+        cluster.run(0.1)
+        follower = others(cluster, leader)[0]
+        cluster.delay_s = lambda lane, frame: 1e9 if leader.node in cluster.frames[-1][:2] else 0.001
+        outcome = cluster.propose(follower, b"x")
+        cluster.until(lambda: outcome, 2.0)
+        self.assertEqual(outcome[1].outcome, "unknown")
+        self.assertNotIn(follower.group().leader, (0, leader.node))
+
     def test_forwarded_twice(self):
         """A forwarded proposal that the network delivers twice is appended once."""
         cluster = GroupCluster()
