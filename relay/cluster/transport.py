@@ -75,7 +75,7 @@ class TcpTransport:
         self.port: Any = None  # Any: IListeningPort, while it listens
         self.options = options or LinkOptions()
         self.receiver: IRaftReceiver | None = None
-        self.incoming: set[Incoming] = set()
+        self.incoming: dict[Incoming, None] = {}  # oldest first
         self.dialers: dict[int, Dialer] = {}
         self.refusals = 0  # links that did not come to be, or ended by what came on them
         self._secret = secret
@@ -145,12 +145,19 @@ class TcpTransport:
 
     def accept(self, address: IAddress | None) -> Incoming | None:
         """A connection came: its protocol, or None to close it."""
-        if self._stopped or len(self.incoming) >= self.options.links_max:
-            self.complain(address, f"{self.options.links_max} links are accepted already")
+        if self._stopped:
             return None
+        if len(self.incoming) >= self.options.links_max:
+            # Who has not shaken hands yet makes room, the oldest first: strangers cannot keep nodes out.
+            waiting = next((each for each in self.incoming if not each.node), None)
+            if waiting is None:
+                self.complain(address, f"{self.options.links_max} links are accepted already")
+                return None
+            del self.incoming[waiting]
+            waiting.end()
         handshake = Handshake(self._secret, self._hello, self._check)
         link = Incoming(handshake, self.options.frame_bytes_max, self._came, self._receive, self._went)
-        self.incoming.add(link)
+        self.incoming[link] = None
         return link
 
     def _came(self, link: Incoming, hello: Hello) -> None:
@@ -165,7 +172,7 @@ class TcpTransport:
             self.receiver.received(node, frame)
 
     def _went(self, link: Incoming, why: RemoteProtocolError | None) -> None:
-        self.incoming.discard(link)
+        self.incoming.pop(link, None)
         if why is not None:
             self.complain(link.transport.getPeer() if link.transport is not None else None, str(why))
 

@@ -199,10 +199,11 @@ def failover_s(cluster: Processes, *, silent: bool = False) -> float:
         os.kill(leader.pid, signal.SIGSTOP)
     else:
         leader.end()
-    waiting = [node for node in others for _ in (node.tell("put again"),)]
+    for node in others:
+        node.tell("put again")
     while True:
-        # Each is asked again as soon as it failed: one of them may wait for the dead leader's answer until time is up.
-        for node in waiting:
+        # Each is asked again as soon as it failed: one of them may wait for the dead leader's answer for a while.
+        for node in list(others):
             try:
                 answer = node.read(0.001)
             except TimeoutError:

@@ -266,11 +266,16 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual((self.transport.refusals, len(self.transport._said)), (3, 1))
 
     def test_limit(self):
-        """So many links are accepted, and no more."""
+        """So many links are accepted; who has not shaken hands makes room, others do not."""
         factory: Any = AcceptFactory(self.transport)
-        for _ in range(2):
-            factory.buildProtocol(None).makeConnection(StringTransport())
+        strangers = [factory.buildProtocol(None) for _ in range(2)]
+        for each in strangers:
+            each.makeConnection(StringTransport())
+        self.accepted(3)
+        self.accepted(4)
+        self.assertEqual([each.ended for each in strangers], [True, True])
         self.assertIsNone(factory.buildProtocol(None))
+        self.assertIn("2 links", self.complaints[-1])
 
     def test_silent(self):
         """Who does not shake hands, or says nothing any more, is cut off."""
