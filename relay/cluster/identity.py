@@ -61,8 +61,8 @@ class Identity:
         if known is not None and known != incarnation:
             before, now = known.hex()[:8], incarnation.hex()[:8]
             return (
-                f"node {node} came back with another data directory ({now}…, known {before}…): remove it from the cluster, "
-                "and add it as a learner under a new id"
+                f"node {node} came back with another data directory ({now}…, known {before}…): remove it from the "
+                "cluster, and add it as a learner under a new id"
             )
         if known is None and len(self.known) >= KNOWN_MAX:
             return f"node {node} is new, and {KNOWN_MAX} nodes are known"

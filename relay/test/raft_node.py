@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -35,7 +36,7 @@ from relay.cluster_parts import make_cluster
 from relay.config_cluster import Cluster
 from relay.errors import ConfigError
 from relay.interfaces import IStateMachine
-from relay.tap import choose_reactor
+from relay.tap import GC_THRESHOLDS, choose_reactor
 
 
 @implementer(IStateMachine)
@@ -118,6 +119,10 @@ class Commands(LineReceiver):
 
     def started(self, groups: Groups) -> None:
         self.groups = groups
+        # As relay.tap does.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         self.tell({"started": groups.node})
 
     def lineReceived(self, line: bytes) -> None:
