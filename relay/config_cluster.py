@@ -53,9 +53,12 @@ class Cluster(Section, frozen=True, kw_only=True):
     proposal_bytes_max: Annotated[
         int, Meta(ge=1024, le=2_097_152, description="largest command of a replicated state machine")
     ] = 1_048_576
-    proposals_max: Annotated[Positive, Meta(description="commands of a group on this node that wait")] = 65_536
+    proposals_max: Annotated[
+        int, Meta(gt=0, le=262_144, description="commands of a group on this node that wait")
+    ] = 65_536
     uncommitted_bytes_max: Annotated[
-        Positive, Meta(description="commands of a group that the leader has taken and no majority has yet")
+        int,
+        Meta(gt=0, le=25_165_824, description="commands of a group that the leader has taken and no majority has yet"),
     ] = 16_777_216
     request_timeout_s: Annotated[
         PositiveSeconds, Meta(description="a command without its outcome ends as unknown, a read as failed")

@@ -11,7 +11,7 @@ incarnation     random, made with the directory; said in every handshake
 known           the incarnation of every node met, kept for ever: whoever comes back under its id with another one has
                 lost its disk, and with it votes and acknowledgements, and is refused
 used            the node's log was begun: if it is empty now, it was removed
-founders        the voters with whom the cluster was founded, when that is done
+founders        the voters that founded the cluster; known when that is done, or when the node has joined
 ==============  ======================================================================================================
 
 **Founding.** A voter of the configuration file with an empty directory takes part in nothing until it has shaken hands
@@ -75,7 +75,7 @@ class Identity:
             self.save()
 
     def found(self, founders: Iterable[int]) -> None:
-        """The cluster begins: all ``founders`` know one another."""
+        """The cluster begins, as all ``founders`` know one another, or this node joins theirs."""
         self.founders = tuple(sorted(founders))
         self.save()
 

@@ -190,9 +190,10 @@ class ClusterService(Service):
     def _begin(self) -> None:
         """Everything is known: the groups start."""
         stores = self._kept.stores
-        founders = self.founders if self.identity.node in self.founders else ()
-        if founders and not self.identity.founders:
-            self.identity.found(founders)
+        if not self.identity.founders:
+            self.identity.found(self.founders)
+        # Not the file's, which may name others by now: who joined later never founds anything, whatever it says.
+        founders = self.identity.founders if self.identity.node in self.identity.founders else ()
         for number in self._machines:
             self._write(prepare(stores, number, founders))
         groups = Groups(

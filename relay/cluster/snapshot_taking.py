@@ -135,14 +135,19 @@ class Taking:
 
     def _write_next(self, writer: SnapshotWriter, chunks: Iterator[bytes]) -> None:
         """One chunk is taken from the machine each time the one before is written."""
-        chunk = next(chunks, None)
+        try:
+            chunk = next(chunks, None)
+        except Exception as error:  # noqa: BLE001 - a machine that cannot show its state contradicts itself
+            self._host.fail(error)
+            return
         if chunk is None:
             self._commit(writer)
             return
 
         def written(_: object, error: BaseException | None) -> None:
             if error is not None:
-                self._taken(0, error)  # the writer gave itself up
+                self._stores.background(writer.abort, _ignore)
+                self._taken(0, error)
             else:
                 self._write_next(writer, chunks)
 
@@ -190,3 +195,7 @@ def _cut(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
         else:
             for at in range(0, len(chunk), size):
                 yield chunk[at : at + size]
+
+
+def _ignore(_: object, error: BaseException | None) -> None:
+    """Giving up has no outcome that anybody needs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import given
@@ -110,6 +111,31 @@ class SnapshotTests(SynchronousTestCase):
         index = cluster.call(leader.group().take_snapshot)
         self.assertEqual(index, leader.group().applied)
         self.assertEqual(cluster.call(leader.group().take_snapshot), index)
+
+    def test_disk_full(self):
+        """A snapshot that does not fit has failed, and says so; the next one may fit."""
+        cluster = GroupCluster()
+        leader = cluster.elect()
+        self.fill(cluster, leader, 3)
+        capacity = leader.disk.capacity_bytes
+        leader.disk.capacity_bytes = 0
+        self.assertRaises(Full, cluster.call, leader.group().take_snapshot)
+        leader.disk.capacity_bytes = capacity
+        self.assertEqual(cluster.call(leader.group().take_snapshot), leader.group().applied)
+
+    def test_machine_fails(self):
+        """A machine that cannot show its state ends the node."""
+        cluster = GroupCluster()
+        leader = cluster.elect()
+        self.fill(cluster, leader, 3)
+
+        def broken() -> Iterator[bytes]:
+            yield b"one"
+            raise ValueError("no more")
+
+        leader.machines[1].snapshot = broken  # type: ignore[method-assign]  # a broken one
+        leader.group().take_snapshot(lambda index, error: None)
+        cluster.until(lambda: leader.fatal)
 
     def lagging(self, **options: Any) -> tuple[GroupCluster, Member, Member]:
         """A cluster with a follower that needs a snapshot of 200 kB as soon as it comes back."""

@@ -69,6 +69,13 @@ class ProcessTests(SynchronousTestCase):
         cluster.level()
         self.put(cluster, "third")
 
+        # With the file of the new voters it goes on where it was, though it founded nothing.
+        joined.end()
+        peers = [{**peer, "voter": True} for peer in cluster.peers(4) if peer["node"] != emptied.node]
+        cluster.nodes[4] = cluster.make(4, change={"peers": peers})
+        cluster.nodes[4].start().read()
+        cluster.level()
+
     def test_wrong_files(self):
         """A file that names other voters, another node or another cluster: one clear line, and status 1."""
         cluster = Processes(1)
