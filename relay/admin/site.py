@@ -19,6 +19,8 @@ STATIC: Final[dict[str, tuple[str, str]]] = {
     "relay-form.js": ("relay-form.js", "text/javascript; charset=utf-8"),
     "relay-positions.js": ("relay-positions.js", "text/javascript; charset=utf-8"),
     "relay.d.ts": ("relay.d.ts", "text/plain; charset=utf-8"),
+    "relay-queues.js": ("relay-queues.js", "text/javascript; charset=utf-8"),
+    "relay-queues.d.ts": ("relay-queues.d.ts", "text/plain; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
     "icon.svg": ("icon.svg", "image/svg+xml"),

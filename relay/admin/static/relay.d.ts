@@ -193,14 +193,17 @@ export class Client extends EventTarget {
   readonly session: string;
   /** Sees every frame's text. */
   onframe: ((direction: "in" | "out", text: string) => void) | null;
+  /** Takes messages of queues; set by `Queues` of relay-queues.js. */
+  deliveries: ((message: Message) => void) | null;
   connect(): Promise<Welcome>;
   publish(channel: string, value?: Value, options?: Fields & { noEcho?: boolean; retained?: boolean }):
     Promise<{ reached: number; offset?: number; epoch?: string }>;
   subscribe(pattern: string, callback?: (event: Incoming) => void, options?: SubscribeOptions): Promise<Subscription>;
   history(channel: string, options?: HistoryOptions): Promise<History>;
   position(channel: string): Position | undefined;
-  push(target: Target, name: string, value?: Value, options?: Fields & { noEcho?: boolean }):
-    Promise<{ addressed: number; reached: number }>;
+  push(target: Target, name: string, value?: Value,
+    options?: Fields & { noEcho?: boolean; level?: 0 | 1 | 2; idempotency_key?: string; deliver_at?: number }):
+    Promise<{ addressed: number; reached: number; offset?: number }>;
   pull(name: string, value?: Value, options?: PullOptions): Promise<Value>;
   register(name: string, handler: (value: Value, call: Call) => Value | Promise<Value>,
     options?: { policy?: Policy; weight?: number }): Promise<{ unregister(): Promise<void> }>;

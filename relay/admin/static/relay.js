@@ -76,6 +76,7 @@ export class Client extends EventTarget {
     this.subscriptions = new Map(); // pattern -> {callbacks, options}
     this.procedures = new Map(); // name -> {handler, options}
     this.pushes = new Map(); // route -> handler
+    this.deliveries = null; // (message) => void: messages of queues, which relay-queues.js takes
     this.serving = new Map(); // seq of the server -> AbortController
     this.unreportedBytes = 0;
     this.positions = new Positions(this);
@@ -173,11 +174,12 @@ export class Client extends EventTarget {
     return this.positions.of(channel);
   }
 
-  /** Tells `{user, device?}`, `{session}`, `{all: true}` or `{procedure}`; resolves with `{addressed, reached}`. */
+  /** Tells `{user, device?}`, `{session}`, `{all: true}` or `{procedure}`; resolves with `{addressed, reached}`. With
+   * `level` 1 or 2 it is put into the user's inbox; then `offset` is its number there. */
   async push(target, name, value, { noEcho = false, ...fields } = {}) {
     const flags = noEcho ? ["no_echo"] : [];
     const reply = await this._request({ kind: "push", name, flags, ...target, ...fields, ...bodyOf(value) });
-    return { addressed: reply.addressed ?? 0, reached: reply.reached ?? 0 };
+    return { addressed: reply.addressed ?? 0, reached: reply.reached ?? 0, offset: reply.offset };
   }
 
   /** Asks a procedure (or, with `user` or `session`, a client); `onProgress(value)` for each progressive reply. */
@@ -522,6 +524,10 @@ export class Client extends EventTarget {
   }
 
   async _on_push(message) {
+    if (message.queue !== undefined && this.deliveries) {
+      this.deliveries(message);
+      return;
+    }
     const event = incoming(message);
     const handler = this.pushes.get(event.name);
     let failure;
