@@ -348,7 +348,7 @@ async def _serve(client: Client, options: Options) -> int:
     async def answer(pull: Pull) -> Answer:
         nonlocal answered
         async with room:
-            status, result = await _run_command(options["command"], pull)
+            status, result = await run_shell(options["command"], pull)
         answered += 1
         who = pull.sender_user or pull.sender_session[-8:]
         _print(
@@ -374,8 +374,8 @@ async def _serve(client: Client, options: Options) -> int:
     return 0
 
 
-async def _run_command(command: tuple[str, ...], pull: Pull) -> tuple[int, Answer | RelayError]:
-    """Run ``command`` for one pull: its exit status, and the answer or what the caller gets instead."""
+async def run_shell(command: tuple[str, ...], pull: Event) -> tuple[int, Answer | RelayError]:
+    """Run ``command`` for one pull (or delivery): its exit status, and the answer or what the caller gets instead."""
     environment = {
         **os.environ, "RELAY_PROCEDURE": pull.name, "RELAY_FROM_USER": pull.sender_user,
         "RELAY_FROM_SESSION": pull.sender_session, "RELAY_FROM_METADATA": json.dumps(pull.metadata),
@@ -405,7 +405,7 @@ async def _run_command(command: tuple[str, ...], pull: Pull) -> tuple[int, Answe
     return 0, Answer(value, codec)
 
 
-async def _feed(process: asyncio.subprocess.Process, pull: Pull) -> None:
+async def _feed(process: asyncio.subprocess.Process, pull: Event) -> None:
     assert process.stdin is not None
     try:
         process.stdin.write(pull.body)

@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "call": ("relay.cli.client:call", "Call a procedure and print the answer."),
     "serve": ("relay.cli.client:serve", "Answer a procedure with a shell command."),
     "presence": ("relay.cli.client:presence", "Print who is in a channel, or whether a user is here."),
+    "queue": ("relay.cli.queue:queue", "Put messages into queues, take them, look after queues."),
     "status": ("relay.cli.client:status", "Show how a node is."),
     "config": ("relay.cli.config:config", "Check and show configurations."),
     "key": ("relay.cli.key:key", "Show and make keys of the secure channel."),

@@ -89,6 +89,12 @@ class Delivery(Event):
         message.fields = {kinds.OFFSET: self.offset}
         await self._settle(message, wait)
 
+    async def release(self) -> None:
+        """It was not looked at: at once to the next, and this delivery does not count. The answer is not awaited."""
+        message = handshake.write(kinds.NACK, {"released": True}, name=self.queue)
+        message.fields = {kinds.OFFSET: self.offset}
+        await self._settle(message, False)
+
     async def _settle(self, message: Message, wait: bool) -> None:
         if self.settled:
             raise ConfigError("a message is settled once")

@@ -96,6 +96,7 @@ class QueueAdmin:
 
     def _peek(self, session: Session, message: Message, name: str, command: QueueCommand) -> None:
         limits = self._hub.config.queue_limits
+        limit = min(command.limit, limits.peek_max)
 
         def loaded(items: Sequence[Item] | errors.RelayError) -> None:
             if isinstance(items, errors.RelayError):
@@ -105,13 +106,12 @@ class QueueAdmin:
             size = 0
             for item in items:
                 size += len(item.frame)
-                if listed and size > limits.peek_bytes_max:
+                if len(listed) == limit or (listed and size > limits.peek_bytes_max):
                     break
                 listed.append(_described(item))
             self._reply(session, message, {"messages": listed, "more": len(listed) < len(items)})
 
-        limit = min(command.limit, limits.peek_max)
-        self._desk.store.load(session.realm.name, name, command.after, limit, command.op == "dead", loaded)
+        self._desk.store.load(session.realm.name, name, command.after, limit + 1, command.op == "dead", loaded)
 
     def _purge(self, session: Session, message: Message, name: str, command: QueueCommand) -> None:
         desk = self._desk

@@ -44,6 +44,8 @@ def is_running(pid: int) -> bool:
 class Command(ProcessProtocol):
     """One run of a command."""
 
+    program = PROGRAM
+
     def __init__(self, *words: str, stdin: bytes = b"") -> None:
         self.out = b""
         self.err = b""
@@ -51,7 +53,7 @@ class Command(ProcessProtocol):
         self._stdin = stdin
         self._wanted: list[tuple[bytes, Deferred[None]]] = []
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
-        arguments = [sys.executable, "-c", PROGRAM, *words]
+        arguments = [sys.executable, "-c", self.program, *words]
         self.process: Any = IReactorProcess(reactor).spawnProcess(self, sys.executable, arguments, environment)
 
     def said(self, text: bytes) -> Deferred[None]:
