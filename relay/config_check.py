@@ -41,7 +41,7 @@ ENDPOINT_OPTIONS: Final = {
 }
 """Kinds of endpoints with their options, in the order in which they may stand without a name."""
 PORT_MAX: Final = 65_535
-OWN_PATHS: Final = ("/", "/healthz", "/readyz", "/metrics", "/relay.js")
+OWN_PATHS: Final = ("/", "/healthz", "/readyz", "/metrics", "/relay.js", "/relay-queues.js")
 """Paths of the HTTP side that a WebSocket cannot have."""
 
 WEBHOOK_SECRET_BYTES_MIN: Final = 16

@@ -48,6 +48,7 @@ class NodeCollector(Collector):
         yield from self._work(metrics)
         yield from self._webhooks(metrics)
         yield from self._history(metrics)
+        yield from self._queues(metrics)
         yield from self._process()
 
     def _frames(self, metrics: Metrics) -> Iterator[Metric]:
@@ -159,6 +160,25 @@ class NodeCollector(Collector):
             for reason, count in sorted(counts.dropped.items()):
                 dropped.add_metric([name, reason], count)
         yield from (delivered, failed, waiting, dropped)
+
+    def _queues(self, metrics: Metrics) -> Iterator[Metric]:
+        desk = self._gate.router.queues.desk
+        yield GaugeMetricFamily("relay_queues", "Queues that hold something or are consumed.", len(desk.queues))
+        waiting = sum(queue.waiting for queue in desk.queues.values())
+        yield GaugeMetricFamily("relay_queue_waiting", "Messages that wait or are held in queues.", waiting)
+        dead = sum(queue.dead for queue in desk.queues.values())
+        yield GaugeMetricFamily("relay_queue_dead_now", "Dead messages in queues.", dead)
+        yield GaugeMetricFamily("relay_queue_putting", "Messages on their way to the store.", desk.putting)
+        yield GaugeMetricFamily("relay_queue_settling", "Settlements on their way to the store.", desk.settling)
+        for name, text, value in (
+            ("relay_queue_put", "Messages that queues took.", metrics.queue_put),
+            ("relay_queue_delivered", "Deliveries to consumers.", metrics.queue_delivered),
+            ("relay_queue_acked", "Messages acknowledged.", metrics.queue_acked),
+            ("relay_queue_returned", "Deliveries without success.", metrics.queue_returned),
+            ("relay_queue_dead", "Messages given up.", metrics.queue_dead),
+            ("relay_queue_expired", "Messages that expired in queues.", metrics.queue_expired),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
 
     def _process(self) -> Iterator[Metric]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
