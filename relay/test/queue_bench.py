@@ -5,7 +5,7 @@
 ``rate``: messages a second that were put (answered when on the disk), delivered and acknowledged, 200 bytes each, over
 one connection each way; ``node_us``: CPU time of the node for each, all its threads. ``start_s``: from starting the
 process until it answers, with ``--queues`` queues that hold one message each, against ``empty_start_s``; ``rss_mb``
-after it.
+after it, against ``empty_rss_mb``. ``start_cpu_s``: CPU time until then, which other load does not change as much.
 """
 
 from __future__ import annotations
@@ -168,13 +168,17 @@ def many(queues: int) -> dict[str, Any]:
     node = NodeProcess({"limits": {"connections_max": 1000}})
     try:
         empty = timed_start(node)
+        empty_bytes, empty_cpu = node.rss(), node.cpu_s()
         asyncio.run(fill(node, queues))
         node.stop()
         size = sum(each.stat().st_size for each in Path(node.folder / "data").glob("relay.db*"))
         start = timed_start(node)
+        start_cpu = node.cpu_s()
         return {
             "queues": queues, "empty_start_s": round(empty, 2), "start_s": round(start, 2),
-            "rss_mb": round(node.rss() / 2**20, 1), "file_mb": round(size / 2**20, 1),
+            "empty_start_cpu_s": round(empty_cpu, 2), "start_cpu_s": round(start_cpu, 2),
+            "empty_rss_mb": round(empty_bytes / 2**20, 1), "rss_mb": round(node.rss() / 2**20, 1),
+            "file_mb": round(size / 2**20, 1),
         }  # fmt: skip
     finally:
         node.close()
