@@ -73,7 +73,10 @@ class Endpoint:
 def problems(config: Config) -> list[str]:
     """One sentence for each thing that is wrong, the settings of listeners first; none: the node can start."""
     found: list[str] = []
-    checks = (_listeners, _anonymous, _certificates, _authentication, _channels, _webhooks, _cluster, _numbers, _others)
+    checks = (
+        _listeners, _anonymous, _certificates, _authentication, _channels, _queues, _webhooks, _cluster, _numbers,
+        _others,
+    )  # fmt: skip
     for check in checks:
         found += check(config)
     return found
@@ -271,6 +274,23 @@ def _channels(config: Config) -> Iterator[str]:
             check_pattern(rule.pattern)
         except BadName as error:
             yield f"channels[{index}].pattern: {error}"
+
+
+def _queues(config: Config) -> Iterator[str]:
+    named = [(f"pushes[{index}].pattern", rule.pattern, check_pattern) for index, rule in enumerate(config.pushes)]
+    for index, queue in enumerate(config.queues):
+        path = f"queues[{index}]"
+        named.append((f"{path}.pattern", queue.pattern, check_pattern))
+        if queue.dead_letter:
+            named.append((f"{path}.dead_letter", queue.dead_letter, check_name))
+        for least, most in (("lease_s", "lease_s_max"), ("backoff_s_min", "backoff_s_max")):
+            if getattr(queue, least) > getattr(queue, most):
+                yield f"{path}.{least}: {getattr(queue, least)} is more than {most}, which is {getattr(queue, most)}"
+    for setting, name, check_ in named:
+        try:
+            check_(name)
+        except BadName as error:
+            yield f"{setting}: {error}"
 
 
 def _webhooks(config: Config) -> Iterator[str]:

@@ -45,6 +45,9 @@ class QueueRule(Section, frozen=True, kw_only=True):
     window_bytes: Annotated[Positive, Meta(description="the same in bytes; one message is held whatever its size")] = (
         1_048_576
     )
+    held_bytes_max: Annotated[
+        Positive, Meta(description="what one consumer may hold unacknowledged, in bytes; one message in any case")
+    ] = 16_777_216
     retries_max: Annotated[
         Positive, Meta(description="messages that wait for another delivery; with so many, no others are delivered")
     ] = 1000
@@ -82,7 +85,11 @@ class QueueLimits(Section, frozen=True, kw_only=True):
     ] = 20_000  # fmt: skip
     pending_bytes_max: Annotated[Positive, Meta(description="puts on their way to the store, in bytes")] = 67_108_864
     early_max: Annotated[
-        Count, Meta(description="requests that wait while the queues are read at the start; over it they are refused")
+        Count,
+        Meta(
+            description="requests that wait while the queues are read at the start; over it, and over "
+            "`pending_bytes_max`, they are refused"
+        ),
     ] = 10_000
     peek_max: Annotated[Positive, Meta(description="messages that one answer lists")] = 1000
     peek_bytes_max: Annotated[

@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 
 class Consumer:
-    """``held``: numbers of the messages that it holds; the entry while the lease runs, None when that is over."""
+    """``held``: numbers of the messages that it holds; the entry while the lease runs, None when that is over.
+    ``held_bytes``: of those whose lease runs."""
 
-    __slots__ = ("credits", "held", "lease_s", "queue", "ringed", "stopped")
+    __slots__ = ("credits", "held", "held_bytes", "lease_s", "queue", "ringed", "stopped")
 
     def __init__(self, queue: Queue, credits: int, lease_s: float) -> None:
         self.queue = queue
         self.credits = credits
         self.lease_s = lease_s
         self.held: dict[int, Entry | None] = {}
+        self.held_bytes = 0
         self.ringed = False
         """It is in its queue's ring of those that wait for messages."""
         self.stopped = False
@@ -40,7 +42,36 @@ class Consumer:
 
     def wants(self) -> bool:
         """Whether a message may be delivered to it now."""
-        return len(self.held) < self.credits and not self.stopped and self.here()
+        return (
+            len(self.held) < self.credits
+            and self.held_bytes < self.queue.held_bytes_max
+            and not self.stopped
+            and self.here()
+        )
+
+    def hold(self, entry: Entry) -> None:
+        """A message is delivered to it."""
+        self.held[entry.number] = entry
+        self.held_bytes += entry.size
+
+    def lose(self, entry: Entry) -> None:
+        """A message is not its own any more, though it has not said anything; does nothing when it has."""
+        if self.held.get(entry.number) is entry:
+            self.held[entry.number] = None
+            self.held_bytes -= entry.size
+
+    def drop(self, number: int) -> bool:
+        """It speaks of a message; False when it never got it."""
+        if number not in self.held:
+            return False
+        entry = self.held.pop(number)
+        if entry is not None:
+            self.held_bytes -= entry.size
+        return True
+
+    def forgive(self) -> None:
+        """What it held for too long counts no more."""
+        self.held = {number: entry for number, entry in self.held.items() if entry is not None}
 
     def here(self) -> bool:
         """Whether it can be reached."""

@@ -95,7 +95,7 @@ class Queue(QueueOutcomes):
     def leave(self, consumer: Consumer, why: str) -> None:
         """A consumer is gone: what it holds goes back."""
         consumer.stopped = True
-        held, consumer.held = consumer.held, {}
+        held, consumer.held, consumer.held_bytes = consumer.held, {}, 0
         for entry in reversed(held.values()):
             if entry is not None and entry.state == LEASED and entry.consumer is consumer:
                 self._give_back(entry, 0.0, why)
@@ -157,17 +157,17 @@ class Queue(QueueOutcomes):
     def _deliver(self, consumer: Consumer, entry: Entry) -> None:
         entry.deliveries += 1
         entry.consumer = consumer
-        consumer.held[entry.number] = entry
+        consumer.hold(entry)
         self._desk.wheel.add(entry, consumer.lease_s)
         self._desk.metrics.queue_delivered += 1
         try:
             consumer.deliver(entry)
         except errors.RelayError as error:
-            consumer.held.pop(entry.number, None)
+            consumer.drop(entry.number)
             self._bury(entry, f"it cannot be delivered: {error}")
         except Exception:  # noqa: BLE001 - our mistake: one message fails, the others go on
             log.failure("delivering from queue {queue}", queue=self.name)
-            if consumer.held.pop(entry.number, None) is not None and entry.state == LEASED:
+            if consumer.drop(entry.number) and entry.state == LEASED:
                 self._give_back(entry, None, "delivering failed")
 
     def renew(self, consumer: Consumer) -> None:
@@ -186,8 +186,8 @@ class Queue(QueueOutcomes):
             for entry in (*window.entries.values(), *window.gone.values()):
                 entry.cancel()
                 entry.state = -1
-                if entry.consumer is not None and entry.number in entry.consumer.held:
-                    entry.consumer.held[entry.number] = None
+                if entry.consumer is not None:
+                    entry.consumer.lose(entry)
             self._drop_alarm()
             fresh = self.window = Window(self.rule.window, self.rule.window_bytes)
             fresh.caught_up = True

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 PEEK_DEFAULT: Final = 20
 CHUNK: Final = 500
-"""Dead messages that are requeued or removed in one step; a step is one batch of the store."""
+CHUNK_BYTES: Final = 8_388_608
+"""Dead messages that are requeued or removed in one step, about; a step is one batch of the store."""
 
 
 class QueueCommand(msgspec.Struct, frozen=True):
@@ -97,6 +98,9 @@ class QueueAdmin:
     def _peek(self, session: Session, message: Message, name: str, command: QueueCommand) -> None:
         limits = self._hub.config.queue_limits
         limit = min(command.limit, limits.peek_max)
+        queue = self._desk.find(session.realm.name, name)
+        if queue is not None:
+            limit = queue.chunk(limits.peek_bytes_max, limit)
 
         def loaded(items: Sequence[Item] | errors.RelayError) -> None:
             if isinstance(items, errors.RelayError):
@@ -216,7 +220,7 @@ class _Dead:
                 self._desk.wheel.after(0.0, step)
 
         def step() -> None:
-            self._desk.store.load(queue.realm, queue.name, 0, CHUNK, True, loaded)
+            self._desk.store.load(queue.realm, queue.name, 0, queue.chunk(CHUNK_BYTES, CHUNK), True, loaded)
 
         step()
 

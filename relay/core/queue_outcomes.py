@@ -63,11 +63,11 @@ class QueueOutcomes(QueueReading):
 
     def _held(self, consumer: Consumer, number: int) -> Entry:
         window = self.window
-        held = consumer.held.pop(number, self)
+        held = consumer.drop(number)
         if not consumer.ringed and not consumer.stopped:
             self.join(consumer)
         entry = window.entries.get(number) if window is not None else None
-        if held is self or entry is None or entry.consumer is not consumer:
+        if not held or entry is None or entry.consumer is not consumer:
             raise errors.NotFound(f"message {number} of the queue is not held here (any more)")
         return entry
 
@@ -83,8 +83,7 @@ class QueueOutcomes(QueueReading):
                 # Nobody else gets it while its session may come back; when that ends it goes back.
                 self._desk.wheel.add(entry, consumer.lease_s)
                 return
-            if entry.number in consumer.held:
-                consumer.held[entry.number] = None
+            consumer.lose(entry)
             self._give_back(entry, None, "its lease ran out")
         elif entry.state in (DELAYED, RETRYING):
             now_ms = self._desk.now_ms()

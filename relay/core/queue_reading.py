@@ -64,6 +64,18 @@ class QueueReading:
         self._alarm: Call | None = None
         self._alarm_due = 0
 
+    @property
+    def held_bytes_max(self) -> int:
+        """What one consumer may hold."""
+        return self.rule.held_bytes_max
+
+    def chunk(self, size: int, most: int) -> int:
+        """How many messages of this queue have about ``size`` bytes, judging by their average: 1 to ``most``."""
+        messages = self.waiting + self.dead
+        if messages <= 0 or self.bytes * most <= size * messages:
+            return most
+        return max(1, size * messages // self.bytes)
+
     def run(self) -> None:
         """Deliver what can be delivered, read what is wanted."""
         raise NotImplementedError
@@ -114,6 +126,7 @@ class QueueReading:
         limit = window.room()
         if not limit:
             return False
+        limit = self.chunk(self.rule.window_bytes, limit)
         self._reading = True
         window.missed = False
         done = partial(self._loaded, window, window.cursor, limit)

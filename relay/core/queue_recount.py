@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PERIOD_S: Final = 10.0
 CHUNK: Final = 1000
+CHUNK_BYTES: Final = 8_388_608
 
 
 class Recount:
@@ -32,6 +33,7 @@ class Recount:
         self._soon = soon
         self._done = done
         self._after = 0
+        self._limit = CHUNK
         self._found = 0
         self._size = 0
         self._waiting = queue.waiting
@@ -39,7 +41,8 @@ class Recount:
 
     def step(self) -> None:
         """Read the next chunk."""
-        self._store.load(self._queue.realm, self._queue.name, self._after, CHUNK, False, self._loaded)
+        self._limit = self._queue.chunk(CHUNK_BYTES, CHUNK)
+        self._store.load(self._queue.realm, self._queue.name, self._after, self._limit, False, self._loaded)
 
     def _loaded(self, items: Sequence[Item] | errors.RelayError) -> None:
         if isinstance(items, errors.RelayError):
@@ -48,7 +51,7 @@ class Recount:
         for item in items:
             self._size += len(item.frame) + OVERHEAD_BYTES
         self._found += len(items)
-        if len(items) == CHUNK:
+        if len(items) == self._limit:
             self._after = items[-1].number
             self._soon(self.step)
             return

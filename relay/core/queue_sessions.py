@@ -109,8 +109,7 @@ class QueueSessions:
         if consumer is None:
             consumer = consumers[queue] = SessionConsumer(queue, session, name, credits, lease_s)
         else:
-            # It starts anew: what it held for too long counts no more.
-            consumer.held = {number: entry for number, entry in consumer.held.items() if entry is not None}
+            consumer.forgive()
             consumer.credits, consumer.lease_s, consumer.stopped = credits, lease_s, False
         self._hub.answer(session, message.seq, {kinds.CREDITS: credits, kinds.LEASE_MS: int(lease_s * 1000)})
         queue.join(consumer)

@@ -47,6 +47,7 @@ class Queues:
         self.admin = QueueAdmin(hub, self.desk)
         self.sessions = QueueSessions(hub, self.desk)
         self._early: deque[tuple[Session, Message]] | None = None
+        self._early_bytes = 0
         self.table: dict[int, Callable[[Session, Message], None]] = {
             kinds.CONSUME: self.sessions.consume,
             kinds.UNCONSUME: self.sessions.unconsume,
@@ -69,7 +70,7 @@ class Queues:
                 self._hub.wheel.after(OPEN_AGAIN_S, lambda: self.open(store, opened))
                 return
             self.desk.open(store, states)
-            early, self._early = self._early, None
+            early, self._early, self._early_bytes = self._early, None, 0
             for session, message in early or ():
                 self._take_up(session, message)
             if opened is not None:
@@ -99,8 +100,11 @@ class Queues:
     def _later(self, session: Session, message: Message) -> None:
         early = self._early
         assert early is not None
-        if len(early) >= self._hub.config.queue_limits.early_max:
+        limits = self._hub.config.queue_limits
+        size = len(message.body)
+        if len(early) >= limits.early_max or self._early_bytes + size > limits.pending_bytes_max:
             raise errors.Unavailable("the queues are still being read")
+        self._early_bytes += size
         early.append((session, message))
 
     def push(self, session: Session, message: Message) -> bool:

@@ -239,7 +239,12 @@ class Router:
         hub = self._hub
         hub.rule(message.name)
         fields = message.fields
-        if fields is not None and self.queues.push(session, message):
+        # Most pushes have nothing to do with queues: three looks say so.
+        if (
+            fields is not None
+            and (kinds.QUEUE in fields or kinds.LEVEL in fields or hub.config.pushes)
+            and self.queues.push(session, message)
+        ):
             return
         told = Message(
             kinds.PUSH, message.name, message.body, message.codec, message.flags & FORWARDED_FLAGS, 0,

@@ -11,6 +11,7 @@ from relay.config import ChannelRule, Config, Handlers, Http, Limits, Listener, 
 from relay.config_auth import Anonymous, Auth, CallOut, Jwt, Permit, StaticUser
 from relay.config_check import endpoint, problems
 from relay.config_kcp import Kcp
+from relay.config_queues import PushRule, QueueRule
 from relay.errors import ConfigError
 
 LOCAL = "tcp:8000:interface=127.0.0.1"
@@ -245,6 +246,15 @@ class AuthTests(SynchronousTestCase):
 
 class OtherTests(SynchronousTestCase):
     """Everything else."""
+
+    def test_queues(self):
+        """Patterns, the channel of dead letters, and pairs of times are checked."""
+        config = Config(
+            queues=(QueueRule(pattern="a.**.b"), QueueRule(pattern="$inbox", lease_s=10, lease_s_max=5)),
+            pushes=(PushRule(pattern="\0"),),
+        )
+        found = [each.partition(":")[0] for each in problems(config)]
+        self.assertEqual(found, ["queues[1].lease_s", "pushes[0].pattern", "queues[0].pattern"])
 
     def test_channels(self):
         """Rules for channels have patterns."""

@@ -180,6 +180,59 @@ class Limits(SynchronousTestCase):
         self.assertEqual(len(here.deliveries(worker)), 1)
         self.assertLessEqual(window.counts[0], 64)
 
+    def test_held_bytes(self):
+        """``held_bytes_max``: who holds that much gets no more, whatever the credit; what is settled makes room."""
+        here = self.limited(msgspec.structs.replace(JOBS, held_bytes_max=1000))
+        ann, worker = here.guest("ann"), here.worker(credits=100)
+        for _ in range(4):
+            here.put(ann, body=b"x" * 600)
+        self.assertEqual([n for n, _ in here.deliveries(worker)], [1, 2])
+        worker.send(kinds.ACK, "jobs", offset=1, seq=0)
+        self.assertEqual([n for n, _ in here.deliveries(worker)], [3])
+        worker.send(kinds.NACK, "jobs", {"offsets": [2, 3], "delay_ms": 60_000}, seq=0)
+        self.assertEqual([n for n, _ in here.deliveries(worker)], [4])
+        (consumer,) = here.queues.sessions._sessions[worker.connection.session].values()
+        worker.send(kinds.ACK, "jobs", offset=4, seq=0)
+        self.assertEqual((consumer.held_bytes, consumer.held), (0, {}))
+
+    def test_reads_are_small(self):
+        """The store is asked for so many messages as have about the bytes that are wanted."""
+        asked: list[int] = []
+        here = QueueCore(QueueRule(pattern="jobs", window=64, window_bytes=10_000))
+        load = here.queue_store.load
+
+        def noted(realm, queue, after, limit, dead, done):
+            asked.append(limit)
+            load(realm, queue, after, limit, dead, done)
+
+        self.patch(here.queue_store, "load", noted)
+        ann = here.guest("ann")
+        for _ in range(40):
+            here.put(ann, body=b"x" * 1800)
+        here.worker(credits=1)
+        self.assertEqual(set(asked), {5})
+        self.assertEqual(len(here.command(ann, "peek", limit=1000)["messages"]), 40)
+        self.assertLessEqual(max(asked), 200)
+
+    def test_inbox_bytes(self):
+        """``store.user_bytes_max`` of an inbox."""
+        here = QueueCore(config=Config(store=Store(user_bytes_max=1000)))
+        ann = here.guest("ann")
+        answers = []
+        for _ in range(3):
+            seq = ann.send(kinds.PUSH, "mail", b"x" * 300, user="bob", level=1)
+            here.turn()
+            answers.append(ann.answer(seq).get(kinds.ERROR_CODE))
+        self.assertEqual(answers, [None, None, errors.Full.code])
+
+    def test_early_bytes(self):
+        """What waits for the start is bounded in bytes, too."""
+        early = QueueCore(JOBS, later=True, config=Config(queue_limits=QueueLimits(pending_bytes_max=1000)))
+        ann = early.guest("ann")
+        for _ in range(3):
+            ann.send(kinds.PUSH, "job", b"x" * 400, queue="jobs")
+        self.assertEqual([m.get(kinds.ERROR_CODE) for m in ann.take(kinds.ERROR)], [errors.Unavailable.code])
+
     def test_offsets(self):
         """``offsets_max`` of one ack and of one command."""
         here = self.limited(offsets_max=2)
