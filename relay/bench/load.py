@@ -114,6 +114,10 @@ def generator() -> tuple[list[str], str]:
     return [str(BINARY)], ""
 
 
+PYTHON_ONLY: Final = frozenset(("queue",))
+"""Workloads that the compiled generator does not have."""
+
+
 def _python() -> list[str]:
     return [sys.executable, "-m", "relay.bench.python_load"]
 
@@ -130,7 +134,7 @@ def run_all(
     loads: list[Load], pid: int | None = None, progress: Callable[[float, float], None] | None = None
 ) -> Result:
     """Run several generators at once; the counts of their results are added, the time is the first one's."""
-    command, _ = generator()
+    command = _python() if any(each.workload in PYTHON_ONLY for each in loads) else generator()[0]
     mine = cores()[1]
     started = [
         subprocess.Popen(

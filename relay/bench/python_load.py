@@ -236,6 +236,34 @@ class Run:
         for number in range(self.asked.window):
             send(number, time.monotonic_ns())
 
+    async def queue(self) -> None:
+        """Producers and consumers of one queue: each put is answered when it is on the disk, each delivery is
+        acknowledged."""
+        name = f"{self.asked.channel}.queue"
+        workers = await self.connect_all(self.asked.connections, f"{self.asked.user}to")
+        producers = await self.connect_all(self.asked.connections, f"{self.asked.user}from")
+        window = max(1, self.asked.window // len(producers))
+
+        def put(producer: Client) -> None:
+            self.sent += 1
+            body = self.body(time.monotonic_ns())
+            producer.send(Message(kinds.PUSH, "m", body, seq=self.sent & 0xFFFF_FFFF, fields={kinds.QUEUE: name}))
+
+        def take(worker: Client) -> Callable[[Message], None]:
+            def taken(message: Message) -> None:
+                self.arrived(message)
+                worker.send(Message(kinds.ACK, name, fields={kinds.OFFSET: message.get(kinds.OFFSET)}))
+
+            return taken
+
+        for worker in workers:
+            await worker.ask(Message(kinds.CONSUME, name, seq=1, fields={kinds.CREDITS: window}))
+            worker.on_message = take(worker)
+        for producer in producers:
+            producer.on_message = lambda _, producer=producer: put(producer)
+            for _ in range(window):
+                put(producer)
+
     async def connect_storm(self) -> None:
         """Sessions opened and dropped with a reset, by ``window`` workers."""
 
@@ -303,7 +331,7 @@ async def _main(asked: argparse.Namespace) -> None:
     run = Run(asked)
     workloads = {
         "echo": run.echo, "rpc": run.rpc, "fanout": run.fanout, "push": run.push, "connect": run.connect_storm,
-        "idle": run.idle,
+        "idle": run.idle, "queue": run.queue,
     }  # fmt: skip
     workload = workloads.get(asked.workload)
     if workload is None or asked.dialect != "relay" or asked.address.startswith("ws"):

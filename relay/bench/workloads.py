@@ -9,6 +9,8 @@ rpc            one client asks another through the router, ``window`` calls in f
 connect        ``window`` workers open sessions and drop them
 idle           N connections that do nothing: memory of each
 channels       publications to many channels with one subscriber each
+queue          N pairs put into a durable queue and take from it, ``window`` puts unanswered in all; counted is what was
+               delivered and acknowledged (by the generator in Python)
 mixed          echo, fan-out-paced and one-to-one at once, a third of the connections each
 =============  =======================================================================================================
 """
@@ -29,6 +31,7 @@ WORKLOADS: Final = {
     "rpc": {"workload": "rpc", "connections": 1, "window": 64, "procedure": "bench.rpc"},
     "connect": {"workload": "connect", "window": 16},
     "idle": {"workload": "idle", "connections": 5000},
+    "queue": {"workload": "queue", "connections": 1, "window": 2000, "payload": 200},
     "channels": {"workload": "spread", "connections": 100, "window": 50, "channels": 1000},
 }
 """Defaults; the payload of echo with its header, name and length makes frames of 581 bytes."""

@@ -51,6 +51,7 @@ def bench(
     rpc              calls from client to client, through the router
     connect, idle    sessions opened a second; memory of idle connections
     channels         publications to many channels
+    queue            through a durable queue: put, delivered, acknowledged
     mixed            echo, fan-out-paced and one-to-one at once
 
     Without --url a node is started, on a core of its own where there are two.
