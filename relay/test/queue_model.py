@@ -1,5 +1,7 @@
 """What a queue promises, as a checker beside the real thing: the core, a slow store, consumers that come and go.
 
+    python -m relay.test.queue_model [--examples 5000] [--seed N] [--json]
+
 ``Run`` carries out a list of steps and keeps its own record. After each it checks of every delivery:
 
 - it is a message that somebody put, not one whose acknowledgement was answered, and nobody else holds it;
@@ -12,12 +14,17 @@ acknowledged or dead.
 
 from __future__ import annotations
 
+import argparse
+import random
 from typing import Any, Final
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
 from relay.config_queues import QueueRule
 from relay.test.core_fixture import Guest
+from relay.test.node_process import report
 from relay.test.queue_fixture import QueueCore
 from relay.wire import kinds
 
@@ -324,3 +331,42 @@ def run(steps: list[Any]) -> Run:  # Any: STEPS
         history.step(*each)
     history.finish()
     return history
+
+
+def campaign(examples: int, seed: int) -> dict[str, Any]:  # Any: JSON
+    """Many histories; the figures. Stops at the first that breaks a promise, with its steps."""
+    drawn = deliveries = messages = 0
+    failure = ""
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_seed(seed)
+    @given(st.lists(STEPS, min_size=5, max_size=80))
+    def histories(steps: list[Any]) -> None:  # Any: STEPS
+        nonlocal drawn, deliveries, messages
+        found = run(steps)
+        drawn += 1
+        deliveries += found.deliveries
+        messages += len(found.known)
+
+    try:
+        histories()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the figure that counts
+        failure = f"{type(error).__name__}: {error}"
+    return {
+        "histories": drawn, "messages": messages, "deliveries": deliveries, "seed": seed, "failure": failure,
+        "ok": not failure,
+    }  # fmt: skip
+
+
+def main() -> int:
+    """The command; 1 when a promise was broken."""
+    parser = argparse.ArgumentParser(description="Check queues against a model in random histories.")
+    parser.add_argument("--examples", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    return report(campaign(asked.examples, asked.seed), asked.json)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
