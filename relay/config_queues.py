@@ -84,6 +84,12 @@ class QueueLimits(Section, frozen=True, kw_only=True):
         "before delivering waits"),
     ] = 20_000  # fmt: skip
     pending_bytes_max: Annotated[Positive, Meta(description="puts on their way to the store, in bytes")] = 67_108_864
+    memory_bytes_max: Annotated[
+        Positive,
+        Meta(
+            description="messages of all queues that are in memory, in bytes; over it each consumer holds one at a time"
+        ),
+    ] = 268_435_456
     early_max: Annotated[
         Count,
         Meta(

@@ -86,7 +86,7 @@ class Parts:
         self.sessions = Sessions(self.hub, self.router, self.node_id, prefix, os.urandom)
         self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
         self.access = NodeAccess(self.hub, self.router, self.sessions)
-        self.router.queues.desk.publish = self.access.publish
+        self.router.queues.desk.letters.publish = self.access.publish
         self.hub.metrics.hook_seconds, self.hub.metrics.hook_errors = self.hooks.seconds, self.hooks.errors
         self.plugins = load_plugins(config.handlers)
         self.hooks.use(self.plugins)

@@ -56,7 +56,7 @@ class Queue(QueueOutcomes):
         now_ms = self._desk.now_ms()
         # One that is urgent, and has no place in a line, need not wait for those before it to be read.
         urgent = put.priority == 0 and not put.ordering_key and put.due_ms <= now_ms
-        if (window.caught_up or urgent) and window.takes(urgent):
+        if (window.caught_up or urgent) and window.takes(urgent) and not (window.entries and self._desk.crowded(self)):
             if window.caught_up:
                 window.cursor = put.number
             entry = Entry(
@@ -86,7 +86,7 @@ class Queue(QueueOutcomes):
             self._ring = deque()
         self.consumers[consumer] = None
         if self.window is None:
-            self.window = Window(self.rule.window, self.rule.window_bytes)
+            self.window = Window(self.rule.window, self.rule.window_bytes, self._desk.memory)
         if not consumer.ringed and consumer.wants():
             assert self._ring is not None
             consumer.ringed = True
@@ -146,6 +146,11 @@ class Queue(QueueOutcomes):
                 continue
             if desk.busy(self):
                 return
+            if consumer.held and desk.crowded(self):
+                if all(each.held for each in ring):
+                    return
+                ring.rotate(-1)
+                continue
             ring.popleft()
             consumer.ringed = False
             window.take(entry)
@@ -189,7 +194,8 @@ class Queue(QueueOutcomes):
                 if entry.consumer is not None:
                     entry.consumer.lose(entry)
             self._drop_alarm()
-            fresh = self.window = Window(self.rule.window, self.rule.window_bytes)
+            window.memory.bytes -= window.total
+            fresh = self.window = Window(self.rule.window, self.rule.window_bytes, self._desk.memory)
             fresh.caught_up = True
         self.bytes = self.bytes * self.dead // max(1, self.dead + self.waiting)
         self.waiting = 0
@@ -210,6 +216,7 @@ class Queue(QueueOutcomes):
             for entry in window.entries.values():
                 entry.cancel()
             self._drop_alarm()
+            window.memory.bytes -= window.total
             self.window = self.consumers = self._ring = None
         if self.window is None and not (self.waiting or self.dead or self.paused or self.putting or self.settling):
             self._desk.forget(self)

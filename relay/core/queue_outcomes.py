@@ -141,7 +141,7 @@ class QueueOutcomes(QueueReading):
                     self.waiting -= 1
                 if settle.action == DEAD and error is None:
                     self.dead += 1
-                    desk.publish_dead(self, entry, settle.reason)
+                    desk.letters.tell(self, entry, settle.reason)
                 else:
                     self.bytes = max(0, self.bytes - entry.size)
             else:

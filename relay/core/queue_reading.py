@@ -127,6 +127,11 @@ class QueueReading:
         if not limit:
             return False
         limit = self.chunk(self.rule.window_bytes, limit)
+        if self._desk.crowded(self):
+            # One at a time, as they are done with, so that every queue goes on.
+            if window.entries:
+                return False
+            limit = 1
         self._reading = True
         window.missed = False
         done = partial(self._loaded, window, window.cursor, limit)

@@ -9,27 +9,24 @@ ways are bounded: puts over ``pending_max`` are refused, and with as many settle
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from relay import errors
 from relay.config_queues import QueueRule
 from relay.core.queue import Queue
+from relay.core.queue_letters import DeadLetters
 from relay.core.queue_recount import PERIOD_S, Recount
-from relay.core.queue_window import OVERHEAD_BYTES
+from relay.core.queue_window import OVERHEAD_BYTES, Memory
 from relay.core.seldom import Seldom
 from relay.records import Put, QueueState, Settle
-from relay.wire import kinds, names
-from relay.wire.binary import decode_frame
-from relay.wire.message import Message
+from relay.wire import names
 
 if TYPE_CHECKING:
     from relay.core.hub import Hub
     from relay.core.queue_reading import QueueReading
-    from relay.core.queue_window import Entry
+    from relay.core.wheel import Call
     from relay.interfaces import IQueueStore
 
 log = Logger()
@@ -40,6 +37,9 @@ WEBHOOKS: Final = "$webhook."
 """Begins the names of queues that webhooks keep by themselves: what is known of them here would not stay true."""
 
 NO_RULE: Final = QueueRule(pattern="**")
+
+LOOK_S: Final = 0.1
+"""How often queues that wait for memory look whether there is some."""
 
 Stored = Callable[[Put], None]
 
@@ -52,8 +52,7 @@ class QueueDesk:
         self.wheel = hub.wheel
         self.metrics = hub.metrics
         self.queues: dict[tuple[str, str], Queue] = {}
-        self.publish: Callable[[str, Message], object] | None = None
-        """Publishes on a channel, for dead letters."""
+        self.letters = DeadLetters(hub)
         self._store: IQueueStore | None = None
         self._puts: list[Put] = []
         self._settles: list[Settle] = []
@@ -61,7 +60,10 @@ class QueueDesk:
         self.putting = 0
         self.putting_bytes = 0
         self.settling = 0
-        self._stalled: dict[Queue, None] = {}
+        self._stalled: dict[QueueReading, None] = {}
+        self.memory = Memory()
+        self._crowd: dict[QueueReading, None] = {}
+        self._looking: Call | None = None
         self._recounts: dict[Queue, Recount] = {}
         self._seldom = Seldom(hub.clock)
 
@@ -167,12 +169,28 @@ class QueueDesk:
         if not self._scheduled:
             self._schedule()
 
-    def busy(self, queue: Queue) -> bool:
+    def busy(self, queue: QueueReading) -> bool:
         """Whether too many settlements are under way to deliver more; ``queue`` runs again when there are fewer."""
         if self.settling < self._hub.config.queue_limits.pending_max:
             return False
         self._stalled[queue] = None
         return True
+
+    def crowded(self, queue: QueueReading) -> bool:
+        """Whether the messages in memory are as many bytes as may be; ``queue`` runs again when they are fewer."""
+        if self.memory.bytes < self._hub.config.queue_limits.memory_bytes_max:
+            return False
+        self._crowd[queue] = None
+        if self._looking is None:
+            self._looking = self.wheel.after(LOOK_S, self._look)
+        return True
+
+    def _look(self) -> None:
+        """Go on where memory was wanting."""
+        self._looking = None
+        crowd, self._crowd = self._crowd, {}
+        for queue in crowd:
+            queue.run()
 
     def _schedule(self) -> None:
         self._scheduled = True
@@ -226,53 +244,6 @@ class QueueDesk:
             stalled, self._stalled = self._stalled, {}
             for queue in stalled:
                 queue.run()
-
-    # --- dead letters ---------------------------------------------------------------------------------------------
-
-    def publish_dead(self, queue: QueueReading, entry: Entry, reason: str) -> None:
-        """A message is dead: tell the rule's channel."""
-        self.metrics.queue_dead += 1
-        channel = queue.rule.dead_letter
-        if not channel or self.publish is None:
-            return
-        letter = dead_letter(channel, queue.name, entry, reason)
-        try:
-            try:
-                told = self.publish(queue.realm, letter)
-            except errors.LimitExceeded:
-                # Its own metadata leaves no room for ours.
-                told = self.publish(queue.realm, dead_letter(channel, queue.name, entry, reason, own=False))
-        except errors.RelayError as error:
-            self._not_told(error, queue)
-        else:
-            if isinstance(told, Deferred):
-                told.addErrback(self._not_told, queue)
-
-    def _not_told(self, failure: BaseException | Failure, queue: QueueReading) -> None:
-        error = failure.value if isinstance(failure, Failure) else failure
-        others = self._seldom.due("dead letter")
-        if others is not None:
-            log.warn("dead letter of queue {queue}: {error} ({others} more times unreported)",
-                     queue=queue.name, error=str(error), others=others)  # fmt: skip
-
-
-def dead_letter(channel: str, queue: str, entry: Entry, reason: str, own: bool = True) -> Message:
-    """What is published of a dead message: its body, and in the metadata where it was and why it died, beside its
-    ``own``."""
-    try:
-        stored = decode_frame(entry.frame)
-    except errors.RemoteProtocolError:
-        stored = Message(kinds.PUSH, "", b"", kinds.RAW)
-    metadata: dict[str, str] = dict(stored.get(kinds.METADATA, {})) if own else {}
-    metadata.update({
-        "dead.reason": reason, "dead.queue": queue, "dead.offset": str(entry.number), "dead.name": stored.name,
-        "dead.deliveries": str(entry.deliveries), "dead.user": stored.get(kinds.FROM_USER, ""),
-    })  # fmt: skip
-    fields: dict[int, Any] = {kinds.METADATA: metadata}  # Any: as in Message
-    filters = stored.get(kinds.FILTERS)
-    if filters:
-        fields[kinds.FILTERS] = filters
-    return Message(kinds.PUBLISH, channel, stored.body, stored.codec, 0, 0, fields)
 
 
 def rule_of(rules: Sequence[QueueRule], name: str) -> QueueRule:

@@ -88,16 +88,29 @@ class Line:
         self.others: list[Entry] = []
 
 
+class Memory:
+    """The bytes of all messages that are in the memory of one node, shared by its windows; one that is dropped takes
+    its ``total`` away."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Window:
-    """``size``: messages that are ready, and half as many of each kind that are not; ``bytes_max``: of the ready."""
+    """``size``: messages that are ready, and half as many of each kind that are not; ``bytes_max``: of the ready.
+    ``total`` is the bytes of all that are here, settling ones too, as it is counted in ``memory``."""
 
     __slots__ = (
-        "bytes", "bytes_max", "caught_up", "counts", "cursor", "delayed", "entries", "gone", "lines", "missed",
-        "passed_due", "passed_from", "passed_keys", "ready", "size", "stale",
+        "bytes", "bytes_max", "caught_up", "counts", "cursor", "delayed", "entries", "gone", "lines", "memory",
+        "missed", "passed_due", "passed_from", "passed_keys", "ready", "size", "stale", "total",
     )  # fmt: skip
 
-    def __init__(self, size: int, bytes_max: int) -> None:
+    def __init__(self, size: int, bytes_max: int, memory: Memory) -> None:
         self.size = size
+        self.memory = memory
+        self.total = 0
         self.bytes_max = bytes_max
         self.bytes = 0
         self.entries: dict[int, Entry] = {}
@@ -199,6 +212,12 @@ class Window:
         old = entry.state
         counts[old] -= 1
         counts[state] += 1
+        if old == OUT:
+            self.total += entry.size
+            self.memory.bytes += entry.size
+        elif state == OUT:
+            self.total -= entry.size
+            self.memory.bytes -= entry.size
         if old == READY:
             self.bytes -= entry.size
         elif old == DELAYED:

@@ -72,7 +72,7 @@ class ClientNode:
         self.sessions = Sessions(self.hub, self.router, "n1", "s", os.urandom)
         self.gate = Gate(self.hub, self.router, self.sessions, self._identify)
         store = MemoryStore(Store(), lambda: int(time.time() * 1000), os.urandom)
-        self.router.queues.desk.publish = NodeAccess(self.hub, self.router, self.sessions).publish
+        self.router.queues.desk.letters.publish = NodeAccess(self.hub, self.router, self.sessions).publish
         self.queue_store = store.queues
         self.services: dict[str, ListenerService] = {}
 

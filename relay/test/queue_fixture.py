@@ -91,7 +91,7 @@ class QueueCore(Core):
         self.queue_store = store or MemoryStore(Store(), lambda: int(self.hub.wall() * 1000), self.rng.randbytes).queues
         self.later: Any = LaterStore(self.queue_store) if later else None  # Any: one that the tests of it never lack
         self.queues = self.router.queues
-        self.queues.desk.publish = self.node.publish
+        self.queues.desk.letters.publish = self.node.publish
         self.queues.open(self.later or self.queue_store)
 
     def turn(self) -> None:

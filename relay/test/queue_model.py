@@ -316,6 +316,7 @@ class Run:
         assert self.core.queues.desk.settling == self.core.queues.desk.putting == 0
         window = queue.window
         assert window is not None and not window.entries and not window.gone and not window.bytes
+        assert not window.total and not self.core.queues.desk.memory.bytes
 
 
 def _body(item: Any) -> bytes:  # Any: Item

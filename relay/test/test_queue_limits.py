@@ -195,6 +195,38 @@ class Limits(SynchronousTestCase):
         worker.send(kinds.ACK, "jobs", offset=4, seq=0)
         self.assertEqual((consumer.held_bytes, consumer.held), (0, {}))
 
+    def test_memory(self):
+        """``memory_bytes_max``: with that much in memory each consumer holds one, and every queue goes on."""
+        here = self.limited(QueueRule(pattern="**"), memory_bytes_max=3000)
+        ann = here.guest("ann")
+        for name in ("one", "two"):
+            for _ in range(8):
+                here.put(ann, name, b"x" * 600)
+        memory = here.queues.desk.memory
+        greedy = here.worker("one", credits=100)
+        here.pass_time(1)
+        first = [n for n, _ in here.deliveries(greedy)]
+        self.assertGreaterEqual(memory.bytes, 3000)
+        self.assertLess(len(first), 8)
+        other = here.worker("two", credits=100)
+        seen = []
+        for _ in range(8):
+            here.pass_time(0.2)
+            new = [n for n, _ in here.deliveries(other)]
+            self.assertEqual(len(new), 1)
+            seen += new
+            other.send(kinds.ACK, "two", offset=new[0], seq=0)
+        self.assertEqual(seen, list(range(1, 9)))
+        for _ in range(8):
+            for number in first:
+                greedy.send(kinds.ACK, "one", offset=number, seq=0)
+            here.pass_time(0.5)
+            first = [n for n, _ in here.deliveries(greedy)]
+        here.turn()
+        self.assertEqual(memory.bytes, 0)
+        here.sessions.end(greedy.connection.session, "test")
+        self.assertEqual(memory.bytes, 0)
+
     def test_reads_are_small(self):
         """The store is asked for so many messages as have about the bytes that are wanted."""
         asked: list[int] = []
