@@ -246,17 +246,6 @@ class Limits(SynchronousTestCase):
         self.assertEqual(len(here.command(ann, "peek", limit=1000)["messages"]), 40)
         self.assertLessEqual(max(asked), 200)
 
-    def test_inbox_bytes(self):
-        """``store.user_bytes_max`` of an inbox."""
-        here = QueueCore(config=Config(store=Store(user_bytes_max=1000)))
-        ann = here.guest("ann")
-        answers = []
-        for _ in range(3):
-            seq = ann.send(kinds.PUSH, "mail", b"x" * 300, user="bob", level=1)
-            here.turn()
-            answers.append(ann.answer(seq).get(kinds.ERROR_CODE))
-        self.assertEqual(answers, [None, None, errors.Full.code])
-
     def test_early_bytes(self):
         """What waits for the start is bounded in bytes, too."""
         early = QueueCore(JOBS, later=True, config=Config(queue_limits=QueueLimits(pending_bytes_max=1000)))
