@@ -238,6 +238,6 @@ class PageTests(unittest.TestCase):
         if not page.exists():
             raise SkipTest("the documentation is not installed")
         programs = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-        self.assertEqual(len(programs), 2)
+        self.assertEqual(len(programs), 3)
         for program in programs:
             compile(program, "docs/clients.md", "exec")
