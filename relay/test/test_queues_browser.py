@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,9 @@ class BrowserModule(TestCase):
         program = shutil.which("node")
         if program is None:
             raise SkipTest("node is not installed")
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+        if [int(part) for part in version.lstrip("v").split(".")[:2]] < [20, 10]:
+            raise SkipTest(f"node {version} has no WebSocket; 20.10 has")
 
         async def run() -> tuple[bytes, bytes, int]:
             folder = tempfile.mkdtemp(prefix="relay")
