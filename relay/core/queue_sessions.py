@@ -17,7 +17,6 @@ from relay.wire.message import Message
 if TYPE_CHECKING:
     from relay.core.hub import Hub
     from relay.core.permissions import Action
-    from relay.core.queue import Queue
     from relay.core.queue_store import QueueDesk
     from relay.core.session import Session
 
@@ -36,33 +35,36 @@ class Settlement(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+_NONE: Final[dict[str, SessionConsumer]] = {}
+
+
 class QueueSessions:
     """One per node: the queues that each session consumes."""
 
     def __init__(self, hub: Hub, desk: QueueDesk) -> None:
         self._hub = hub
         self._desk = desk
-        self._sessions: dict[Session, dict[Queue, SessionConsumer]] = {}
+        self._sessions: dict[Session, dict[str, SessionConsumer]] = {}
+        """By the name that the session has for the queue."""
 
     # --- the life of sessions -------------------------------------------------------------------------------------
 
     def resumed(self, session: Session) -> None:
         """Its leases begin anew."""
-        for queue, consumer in self._sessions.get(session, {}).items():
-            queue.renew(consumer)
+        for consumer in list(self._sessions.get(session, {}).values()):
+            consumer.queue.renew(consumer)
 
     def ended(self, session: Session) -> None:
         """What it held goes back."""
-        for queue, consumer in self._sessions.pop(session, {}).items():
-            queue.leave(consumer, "its consumer has left")
+        for consumer in self._sessions.pop(session, {}).values():
+            consumer.queue.leave(consumer, "its consumer has left")
 
     def rebound(self, session: Session) -> None:
         """It speaks for another user: the inbox was the other's."""
-        consumers = self._sessions.get(session, {})
-        for queue, consumer in list(consumers.items()):
-            if consumer.name == INBOX:
-                del consumers[queue]
-                queue.leave(consumer, "its consumer is bound to another user")
+        consumer = self._sessions.get(session, {}).get(INBOX)
+        if consumer is not None:
+            self._drop(session, consumer)
+            consumer.queue.leave(consumer, "its consumer is bound to another user")
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
@@ -80,10 +82,10 @@ class QueueSessions:
         return name
 
     def _consumer(self, session: Session, name: str) -> SessionConsumer:
-        for consumer in self._sessions.get(session, {}).values():
-            if consumer.name == name:
-                return consumer
-        raise errors.NotFound(f"queue {name} is not consumed by this session")
+        consumer = self._sessions.get(session, _NONE).get(name)
+        if consumer is None:
+            raise errors.NotFound(f"queue {name} is not consumed by this session")
+        return consumer
 
     def consume(self, session: Session, message: Message) -> None:
         """Take messages from a queue; again: with other credits and lease."""
@@ -95,9 +97,11 @@ class QueueSessions:
         lease_ms = message.get(kinds.LEASE_MS)
         lease_s = rule.lease_s if not lease_ms else min(lease_ms / 1000, rule.lease_s_max)
         consumers = self._sessions.setdefault(session, {})
-        consumer = consumers.get(queue)
+        consumer = consumers.get(name)
+        if consumer is not None and consumer.queue is not queue:
+            consumer = None  # it had stopped, and its queue was empty and forgotten meanwhile
         try:
-            if consumer is None and len(consumers) >= limits.consumers_max:
+            if name not in consumers and len(consumers) >= limits.consumers_max:
                 raise errors.LimitExceeded(f"{limits.consumers_max} queues consumed are the limit")
             if (consumer is None or consumer.stopped) and len(queue.consumers or ()) >= rule.consumers_max:
                 raise errors.LimitExceeded(f"{rule.consumers_max} consumers of a queue are the limit")
@@ -107,7 +111,7 @@ class QueueSessions:
             queue.run()
             raise
         if consumer is None:
-            consumer = consumers[queue] = SessionConsumer(queue, session, name, credits, lease_s)
+            consumer = consumers[name] = SessionConsumer(queue, session, name, credits, lease_s)
         else:
             consumer.forgive()
             consumer.credits, consumer.lease_s, consumer.stopped = credits, lease_s, False
@@ -127,7 +131,7 @@ class QueueSessions:
 
     def _drop(self, session: Session, consumer: SessionConsumer) -> None:
         consumers = self._sessions[session]
-        del consumers[consumer.queue]
+        del consumers[consumer.name]
         if not consumers:
             del self._sessions[session]
 

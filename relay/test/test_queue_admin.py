@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from typing import Any
 
 import msgspec
+from twisted.internet.defer import fail
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay import errors
@@ -102,6 +105,25 @@ class Commands(SynchronousTestCase):
         self.assertEqual(self.core.command(self.ann, "remove"), {"removed": 1202})
         info = self.core.command(self.ann, "info")
         self.assertEqual((info["waiting"], info["dead"]), (1, 0))
+
+    def test_letters_that_cannot_be_published(self):
+        """Refused at once or later, it is a line in the log; the message is dead all the same."""
+
+        def refuse(realm, message):
+            raise errors.Denied("no")
+
+        core = QueueCore(QueueRule(pattern="jobs", dead_letter="dead.jobs"))
+        ann, worker = core.guest("ann"), core.worker()
+        lines: Any = []  # Any: events of the log
+        globalLogPublisher.addObserver(lines.append)
+        self.addCleanup(globalLogPublisher.removeObserver, lines.append)
+        for number, publish in enumerate((refuse, lambda realm, message: fail(errors.Full("no room"))), 1):
+            core.queues.desk.letters.publish = publish
+            core.put(ann)
+            worker.send(kinds.NACK, "jobs", {"dead": True}, offset=number)
+            core.pass_time(2)
+        self.assertEqual(core.command(ann, "info")["dead"], 2)
+        self.assertEqual([line["error"] for line in lines if line.get("queue") == "jobs"], ["no", "no room"])
 
     def test_refused(self):
         """What is no command is refused; a queue that is not there is empty."""
