@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from base64 import b64encode
@@ -240,4 +241,4 @@ class PageTests(unittest.TestCase):
         programs = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
         self.assertEqual(len(programs), 3)
         for program in programs:
-            compile(program, "docs/clients.md", "exec")
+            compile(program, "docs/clients.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
