@@ -23,6 +23,7 @@ from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
 from relay.config_queues import QueueRule
+from relay.core.queue_window import LEASED
 from relay.test.core_fixture import Guest
 from relay.test.node_process import report
 from relay.test.queue_fixture import QueueCore
@@ -128,7 +129,7 @@ class Run:
     def _away(self, who: int) -> None:
         worker = self.workers.get(who)
         if worker is not None and worker.guest.connection.session is not None:
-            worker.away = {number for number in worker.held if self._is_holder(worker, number)}
+            worker.away = {number for number in worker.held if self._is_holder(worker, number, leased=True)}
             worker.guest.vanish()
 
     def _back(self, who: int) -> None:
@@ -182,11 +183,14 @@ class Run:
         numbers = [number for number in worker.held if self._is_holder(worker, number)]
         return (worker, numbers[which % len(numbers)]) if numbers else None
 
-    def _is_holder(self, worker: Worker, number: int) -> bool:
+    def _is_holder(self, worker: Worker, number: int, leased: bool = False) -> bool:
+        """Whether a worker has a message, or had it last; ``leased``: and its lease runs."""
         queue = self.core.queues.desk.find("default", "jobs")
         entry = queue.window.entries.get(number) if queue is not None and queue.window is not None else None
         consumer: Any = entry.consumer if entry is not None else None
-        return consumer is not None and consumer.session is worker.guest.connection.session
+        if entry is None or consumer is None or (leased and entry.state != LEASED):
+            return False
+        return consumer.session is worker.guest.connection.session
 
     def _time(self, seconds: float) -> None:
         for _ in range(round(seconds / 0.1)):
@@ -341,7 +345,7 @@ def campaign(examples: int, seed: int) -> dict[str, Any]:  # Any: JSON
 
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @hypothesis_seed(seed)
-    @given(st.lists(STEPS, min_size=5, max_size=80))
+    @given(st.lists(STEPS, min_size=30, max_size=120))
     def histories(steps: list[Any]) -> None:  # Any: STEPS
         nonlocal drawn, deliveries, messages
         found = run(steps)
