@@ -29,11 +29,15 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 _json = click.option("--json", "as_json", is_flag=True, help="Results, and errors, as one JSON object per line.")
 _url = click.option(
     "--url", "urls", multiple=True, envvar="RELAY_URL", default=[DEFAULT_URL], show_default=True,
-    help="tcp://, tls://, unix:, ws:// or wss://, with ?form=json for the JSON form, ?key=SHA256:… or ?key=first-use "
-         "for the secure channel; several: any of them. [RELAY_URL]",
+    help="tcp://, tls://, unix:, udp://, kcp://, ws://, wss:// or auto://, with ?form=json for the JSON form, "
+         "?key=SHA256:… or ?key=first-use for the secure channel, ?cipher=…&profile=… for KCP; several: any of them. "
+         "[RELAY_URL]",
 )  # fmt: skip
 _connection = _options(
     _url,
+    click.option("--prefer", is_flag=True, help="Several --url are ways to one server: the first that gets through."),
+    click.option("--kcp-key", default="", envvar="RELAY_KCP_KEY",
+                 help="The key of kcp://; better by the environment. [RELAY_KCP_KEY]"),
     click.option("--user", default="", envvar="RELAY_USER", help="Who you are. [RELAY_USER]"),
     click.option("--token", default="", envvar="RELAY_TOKEN", help="Bearer token. [RELAY_TOKEN]"),
     click.option("--password", default="", envvar="RELAY_PASSWORD", help="With --user. [RELAY_PASSWORD]"),

@@ -19,7 +19,7 @@ from relay.cli.exits import FAILED, INTERRUPTED, USAGE, exit_status, show_error
 from relay.client.aio import Client, ClientOptions, connect
 from relay.client.effects import Changed
 from relay.client.events import Answer, Event, Pull
-from relay.client.options import SecureChannel, TlsFiles
+from relay.client.options import KcpSettings, SecureChannel, TlsFiles
 from relay.client.plan import FIRST_USE
 from relay.errors import ApplicationError, BadBody, ConfigError, DeadlineExceeded, FrameTooLarge, RelayError
 from relay.key_files import KnownKeys, read_identity
@@ -76,12 +76,13 @@ async def _connected(command: Command, options: Options) -> int:
     timeout_s = options["timeout_s"]
     settings = ClientOptions(
         connect_timeout_s=timeout_s, request_timeout_s=timeout_s, tls=TlsFiles(ca=options["ca"]),
-        secure=_secure(options),
+        secure=_secure(options), kcp=KcpSettings(key=options["kcp_key"]),
         close_timeout_s=min(timeout_s, 5.0),
     )  # fmt: skip
     client = await connect(
-        *options["urls"], user=options["user"], token=options["token"], password=options["password"],
-        realm=options["realm"], device=options["device"], options=settings, on_state=_State(options["as_json"]),
+        *options["urls"], prefer=options["prefer"],
+        user=options["user"], token=options["token"], password=options["password"], realm=options["realm"],
+        device=options["device"], options=settings, on_state=_State(options["as_json"]),
         on_recovered=_recovered,
     )  # fmt: skip
     async with client:

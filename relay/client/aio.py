@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 from relay.client.api import Client, open_client
-from relay.client.datagrams import SCHEMES, Make, maker
+from relay.client.datagrams import SCHEMES, DatagramOpening, Make, maker
 from relay.client.line import Line
 from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, TlsFiles
 from relay.client.plan import Address
@@ -102,21 +102,21 @@ class _DatagramProtocol(asyncio.DatagramProtocol):
 
     def __init__(self, make: Make) -> None:
         self._transport: asyncio.DatagramTransport | None = None
-        self._connection = make(self._send, self._shut)
+        self.connection = make(self._send, self._shut)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """``asyncio.DatagramProtocol``."""
         self._transport = cast(asyncio.DatagramTransport, transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER_BYTES)
-        self._connection.start()
+        self.connection.start()
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         """``asyncio.DatagramProtocol``."""
-        self._connection.datagram(data)
+        self.connection.datagram(data)
 
     def error_received(self, exc: Exception) -> None:
         """``asyncio.DatagramProtocol``."""
-        self._connection.refused(_reason(exc))
+        self.connection.refused(_reason(exc))
 
     def _send(self, datagrams: Sequence[bytes]) -> None:
         assert self._transport is not None
@@ -166,27 +166,33 @@ class AsyncioRuntime:
 
     def open(self, address: Address, line: Line) -> Task:
         """Connect in a task."""
-        return self.spawn(self._open(address, line))
+        if address.scheme not in SCHEMES:
+            return self.spawn(self._open(address, line))
+        opening = DatagramOpening()
+        opening.task = self.spawn(self._open_datagrams(address, line, opening))
+        return opening
 
     async def _open(self, address: Address, line: Line) -> None:
         try:
             if address.scheme == "unix":
                 await self._loop.create_unix_connection(lambda: _LineProtocol(line), address.path)
                 return
-            if address.scheme in SCHEMES:
-                make = maker(address, self._options, self, line)
-                await self._loop.create_datagram_endpoint(
-                    lambda: _DatagramProtocol(make), remote_addr=(address.host, address.port)
-                )
-                return
             context = tls_context(self._tls) if address.tls else None
             name = (self._tls.server_name or address.host) if address.tls else None
             await self._loop.create_connection(
                 lambda: _LineProtocol(line), address.host, address.port, ssl=context, server_hostname=name
             )
+        except OSError as error:  # also ssl.SSLError and name resolution
+            line.lost(_reason(error))
+
+    async def _open_datagrams(self, address: Address, line: Line, opening: DatagramOpening) -> None:
+        try:
+            made = _DatagramProtocol(maker(address, self._options, self, line))
+            await self._loop.create_datagram_endpoint(lambda: made, remote_addr=(address.host, address.port))
+            opening.connection = made.connection
         except ConfigError as error:
             line.lost(str(error))
-        except OSError as error:  # also ssl.SSLError and name resolution
+        except OSError as error:
             line.lost(_reason(error))
 
 

@@ -19,7 +19,7 @@ from relay.client.driver import Driver, TokenSource
 from relay.client.events import Event, Pushed, Targets, compose
 from relay.client.inbox import Callback, Handler, Pushes, Registration, Replies
 from relay.client.options import ClientOptions, Identity
-from relay.client.plan import parse
+from relay.client.plan import parse, preferred
 from relay.client.queues import QueueCalls
 from relay.client.runtime import Runtime
 from relay.errors import ConfigError, RelayError
@@ -201,6 +201,7 @@ async def open_client(
     draw: Callable[[], float],
     urls: tuple[str, ...],
     *,
+    prefer: bool = False,
     user: str = "",
     token: str | TokenSource = "",
     password: str = "",
@@ -216,6 +217,8 @@ async def open_client(
 ) -> Client:
     """Connect to one of ``urls`` and return when there is a session.
 
+    ``prefer``: the URLs are ways to the same server, the best first; each further one is tried when those before it
+    have not answered within ``ClientOptions.fallback_delay_s``. Without it they are equal, and begun with anywhere.
     ``token``: a string, or a callable (plain or async) that is asked whenever one is needed. ``on_state(changed)``: the
     connection is there, resumed, or lost. ``on_gap(frames)``: the server left out messages for this client was too
     slow. ``on_notice(name, error)``: something failed that nobody waits for (default: it is logged).
@@ -230,7 +233,8 @@ async def open_client(
         realm=realm, user=user, device=device, password=password, info=info,
         token=token if isinstance(token, str) else "", token_wanted=source is not None,
     )  # fmt: skip
-    core = Core([parse(url) for url in urls], identity, options or ClientOptions(), draw)
+    addresses = [parse(url) for url in urls]
+    core = Core([preferred(addresses)] if prefer else addresses, identity, options or ClientOptions(), draw)
     driver = Driver(core, runtime, Callbacks(runtime, on_state, on_gap, on_notice, on_unclaimed, on_recovered), source)
     client = Client(driver)
     driver.run(core.link.start)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from relay.client.options import ClientOptions
 from relay.client.plan import Address
-from relay.client.runtime import Runtime, Transport
+from relay.client.runtime import Runtime, Task, Transport
 
 if TYPE_CHECKING:
     from relay.client.line import Line
@@ -28,6 +30,22 @@ class DatagramConnection(Transport, Protocol):
         """Nobody listens there, as the network says."""
 
 
+class DatagramOpening:
+    """What is under way between asking for a connection and its being open. ``task`` makes the socket and then is over,
+    long before the server has answered: who gives up cancels this."""
+
+    def __init__(self) -> None:
+        self.task: Task | None = None
+        self.connection: DatagramConnection | None = None
+
+    def cancel(self) -> None:
+        """Stop it, and close the socket."""
+        if self.connection is not None:
+            self.connection.abort()
+        elif self.task is not None:
+            self.task.cancel()
+
+
 Make = Callable[[Callable[[Sequence[bytes]], object], Callable[[], object]], DatagramConnection]
 """Makes the connection, given what sends datagrams and what closes the socket."""
 
@@ -38,7 +56,11 @@ def maker(address: Address, options: ClientOptions, runtime: Runtime, line: Line
     if address.scheme == "kcp":
         from relay.client.kcp import KcpConnection
 
-        return lambda send, shut: KcpConnection(options.kcp, runtime, line, send, shut)
+        values: dict[str, Any] = dict(address.kcp)  # Any: the fields of KcpSettings
+        if "mtu" in values:
+            values["mtu"] = int(values["mtu"])
+        kcp = msgspec.structs.replace(options.kcp, **values)
+        return lambda send, shut: KcpConnection(kcp, runtime, line, send, shut)
     from relay.client.udp import UdpConnection
 
     return lambda send, shut: UdpConnection(address, options.secure, runtime, line, send, shut)

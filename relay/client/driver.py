@@ -39,8 +39,8 @@ class Driver:
         self.state: effects.Changed | None = None
         self.closed: effects.Closed | None = None
         self._token_source = token_source
-        self._line: Line | None = None
-        self._lines: set[Line] = set()
+        self._line: Line | None = None  # the one in use
+        self._lines: dict[int, Line] = {}  # by attempt; also those that are opening or closing
         self._queue: deque[effects.Effect] = deque()
         self._performing = False
         self._timer: Task | None = None
@@ -49,6 +49,7 @@ class Driver:
         answering = Answering(self)
         self._perform: dict[type, Callable[[Any], None]] = {  # Any: each takes its own type of effect
             effects.Connect: self._connect,
+            effects.Chosen: self._chosen,
             effects.Send: self._send,
             effects.Hangup: self._hangup,
             effects.WantToken: self._want_token,
@@ -123,17 +124,22 @@ class Driver:
 
     def _connect(self, effect: effects.Connect) -> None:
         framing = framing_for(effect.address, self.core.options, self.runtime.random_bytes)
-        line = self._line = Line(self, effect.attempt, framing)
-        self._lines.add(line)
+        line = self._lines[effect.attempt] = Line(self, effect.attempt, framing)
         line.opening = self.runtime.open(effect.address, line)
 
+    def _chosen(self, effect: effects.Chosen) -> None:
+        self._line = self._lines.get(effect.attempt)
+
     def _send(self, effect: effects.Send) -> None:
-        if self._line is not None:
-            self._line.send(self._line.framing.encode(effect.message))
+        line = self._line if not effect.attempt else self._lines.get(effect.attempt)
+        if line is not None:
+            line.send(line.framing.encode(effect.message))
+            if line is not self._line:
+                line.flush()
 
     def _hangup(self, effect: effects.Hangup) -> None:
-        line = self._line
-        if line is not None and line.attempt == effect.attempt:
+        line = self._lines.get(effect.attempt)
+        if line is not None and not line.dropped:
             self.drop(line, effect.abort)
 
     def drop(self, line: Line, abort: bool = True) -> None:
@@ -149,7 +155,7 @@ class Driver:
         """``line`` is closed, or was never open."""
         if self._line is line:
             self._line = None
-        self._lines.discard(line)
+        self._lines.pop(line.attempt, None)
         if self.closed is not None and not self._lines:
             self._gone.happen()
 

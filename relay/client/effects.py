@@ -15,16 +15,23 @@ from relay.wire.message import Message
 
 
 class Connect(msgspec.Struct, frozen=True):
-    """Open a transport; report ``connected(attempt)`` or ``lost(attempt)``."""
+    """Open a transport, beside others that may be opening; report ``connected(attempt)`` or ``lost(attempt)``."""
 
     attempt: int
     address: Address
 
 
+class Chosen(msgspec.Struct, frozen=True):
+    """Of the transports that were asked for, this one is used from now on; a ``Hangup`` comes for each other."""
+
+    attempt: int
+
+
 class Send(msgspec.Struct, frozen=True):
-    """Send a message on the open transport."""
+    """Send a message on the chosen transport, or on that of ``attempt`` when it is not 0."""
 
     message: Message
+    attempt: int = 0
 
 
 class Hangup(msgspec.Struct, frozen=True):
@@ -137,6 +144,6 @@ class Closed(msgspec.Struct, frozen=True):
 
 
 Effect = (
-    Connect | Send | Hangup | WantToken | Resolve | Reject | Progress | Deliver | Invoke | Revoke | Ended | Changed
-    | Recovered | Gap | Notice | Closed
+    Connect | Chosen | Send | Hangup | WantToken | Resolve | Reject | Progress | Deliver | Invoke | Revoke | Ended
+    | Changed | Recovered | Gap | Notice | Closed
 )  # fmt: skip

@@ -58,6 +58,7 @@ class KcpConnection:
         self._shut = shut
         self._high_bytes = self.options.send_window * self.options.mtu
         self._full = False
+        self._reached = False
         self._closing = False
         self._over = False
         self._timer: Task | None = None
@@ -68,8 +69,8 @@ class KcpConnection:
     # --- the shell ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """The socket is there."""
-        self._line.opened(self)
+        """The socket is there. KCP has no handshake: the first answer is that to the line's first bytes."""
+        self._line.opened(self, reached=False)
 
     def datagram(self, datagram: bytes) -> None:
         """One came."""
@@ -77,6 +78,9 @@ class KcpConnection:
             return
         session = self.session
         session.receive_datagram(datagram, self._now())
+        if not self._reached and (session.kcp.una or session.kcp.expected):
+            self._reached = True
+            self._line.reached()
         data = session.receive()
         if data is not None:
             self._line.received(data)
@@ -88,7 +92,7 @@ class KcpConnection:
 
     def refused(self, reason: str) -> None:
         """Nobody listens there, as the network says: an end only before anything was heard, for it may be forged."""
-        if not self.session.kcp.expected and not self.session.kcp.una:
+        if not self._reached:
             self._end(reason)
 
     # --- the line -------------------------------------------------------------------------------------------------

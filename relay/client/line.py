@@ -24,25 +24,30 @@ class Line:
         self.opening: Task | None = None
         self._driver = driver
         self._out: list[bytes] = []
-        self._dropped = False
+        self.dropped = False
         self._linger: Task | None = None
 
     # --- the event loop calls -------------------------------------------------------------------------------------
 
-    def opened(self, transport: Transport) -> None:
-        """The transport is open."""
-        if self._dropped:
+    def opened(self, transport: Transport, reached: bool = True) -> None:
+        """The transport is open. ``reached``: the server has answered already; else there follows a ``reached``."""
+        if self.dropped:
             transport.abort()
             return
         self.transport = transport
         if self.framing.opening:
             transport.write(self.framing.opening)
         if self.framing.ready:
+            self._driver.run(lambda now: self._driver.core.link.connected(self.attempt, now, reached))
+
+    def reached(self) -> None:
+        """The server has answered on a transport that was opened without an answer."""
+        if not self.dropped and self.framing.ready:
             self._driver.run(lambda now: self._driver.core.link.connected(self.attempt, now))
 
     def received(self, data: bytes) -> None:
         """Bytes came."""
-        if self._dropped:
+        if self.dropped:
             return
         framing, link = self.framing, self._driver.core.link
         was_ready = framing.ready
@@ -56,7 +61,7 @@ class Line:
                 link.connected(self.attempt, now)
             if framing.ready:
                 link.received(self.attempt, messages, now)
-            if framing.failed is not None and not self._dropped:
+            if framing.failed is not None and not self.dropped:
                 if framing.ready:
                     link.failed(self.attempt, framing.failed, now)
                 else:
@@ -67,7 +72,7 @@ class Line:
 
     def writable(self, yes: bool) -> None:
         """The transport's buffer is low (or full)."""
-        if not self._dropped:
+        if not self.dropped:
             self._driver.run(lambda now: self._driver.core.outbound.writable(yes, now))
 
     def lost(self, reason: str) -> None:
@@ -77,8 +82,8 @@ class Line:
             self._linger.cancel()
             self._linger = None
         self._driver.gone(self)
-        if not self._dropped:
-            self._dropped = True
+        if not self.dropped:
+            self.dropped = True
             self._driver.run(lambda now: self._driver.core.link.lost(self.attempt, reason, now))
 
     # --- the driver calls -----------------------------------------------------------------------------------------
@@ -96,7 +101,7 @@ class Line:
 
     def drop(self, abort: bool) -> None:
         """Close; nothing more is heard of it."""
-        self._dropped = True
+        self.dropped = True
         if self.transport is not None:
             self._out.append(self.framing.closing())
             self.flush()

@@ -1,12 +1,14 @@
 """The connection of a client as a machine without I/O: attempts, handshake, heartbeats, resume, goodbye.
 
-    idle ─start─▶ [token] ─▶ connecting ─connected─▶ greeting ─welcome─▶ ready
-                    ▲            │ lost, time-out        │ lost, refused     │ lost, goodbye, idle
-                    └── waiting ◀┴───────────────────────┴──────────────────┘
+    idle ─start─▶ [token] ─▶ connecting ─reached─▶ greeting ─welcome─▶ ready
+                    ▲          ▲ │ all lost          │ refused            │ lost, goodbye, idle
+                    │          └─┼── lost, time-out ─┤                    │
+                    └── waiting ◀┴───────────────────┴────────────────────┘
     and from every state to closed: by ``finish``, a goodbye that forbids to come back, or no attempts left.
 
 ``token`` is passed through when the application makes tokens and there is none to show. Each attempt has a number;
-what the shell reports of an older one is ignored. Section numbers are those of ``docs/protocol.md``.
+what the shell reports of an older one is ignored. While ``connecting`` several attempts may run, one for each way to
+the address (``relay.client.race``). Section numbers are those of ``docs/protocol.md``.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from relay.client.credentials import Credentials
-from relay.client.effects import Changed, Closed, Connect, Effect, Gap, Hangup, Send
+from relay.client.effects import Changed, Closed, Effect, Gap, Hangup, Send
 from relay.client.ledger import Ledger
 from relay.client.options import ClientOptions, Identity
 from relay.client.outbound import Outbound
 from relay.client.plan import Plan
+from relay.client.race import Race
 from relay.errors import (
     BadBody,
     ConnectionClosed,
@@ -82,6 +85,7 @@ class Link:
         self._outbound = outbound
         self._effects = effects
         self._deadline = _INF
+        self._race = Race(plan.address, options, effects)
         self._resume: tuple[str, str] | None = None  # session, secret
         self.credentials = Credentials(identity, effects)
         self._heartbeat_s = _INF
@@ -100,12 +104,25 @@ class Link:
         assert self.state == "idle"
         self._open(now)
 
-    def connected(self, attempt: int, now: float) -> None:
-        """The transport of that attempt is open."""
-        if attempt != self.attempt or self.state != "connecting":
+    def connected(self, attempt: int, now: float, reached: bool = True) -> None:
+        """The transport of that attempt is open. ``reached``: the server has answered there; if not, only what is sent
+        will show that, and this is to be called again when it does."""
+        race = self._race
+        way = race.running.get(attempt)
+        greeted = attempt in race.greeted
+        if way is None or (greeted and not reached):
             return
-        self.state = "greeting"
-        self._heard_at = now
+        if reached:
+            race.win(attempt)
+            self.attempt = attempt
+            self.state = "greeting"
+            self._heard_at = now
+            self._outbound.form = way.form
+            self._outbound.lossy = way.lossy
+        else:
+            race.greeted.add(attempt)
+        if greeted:
+            return
         identity, options, ledger = self._identity, self._options, self._outbound.ledger
         resume = None
         if self._resume is not None and ledger is not None:
@@ -113,14 +130,16 @@ class Link:
         hello = handshake.Hello(
             realm=identity.realm, user=identity.user, device=identity.device, password=identity.password,
             token=self.credentials.token, resume=resume, features=("resume",) if options.resume else (),
-            filters=options.filters, heartbeat_ms=int((options.heartbeat_s or self._plan.address.heartbeat_s) * 1000),
+            filters=options.filters, heartbeat_ms=int((options.heartbeat_s or way.heartbeat_s) * 1000),
             client=CLIENT_NAME,
             info=identity.info,
         )  # fmt: skip
-        self._effects.append(Send(handshake.write(kinds.HELLO, hello)))
+        self._effects.append(Send(handshake.write(kinds.HELLO, hello), 0 if reached else attempt))
 
     def received(self, attempt: int, messages: list[Message], now: float) -> None:
         """Bytes arrived on that attempt's transport, and completed these messages (or none)."""
+        if attempt in self._race.greeted:
+            self.connected(attempt, now)
         if attempt != self.attempt or self.state not in ("greeting", "ready"):
             return
         self._heard_at = now
@@ -158,7 +177,10 @@ class Link:
 
     def lost(self, attempt: int, reason: str, now: float) -> None:
         """The transport of that attempt is gone or could not be opened."""
-        if attempt == self.attempt and self.state in ("connecting", "greeting", "ready"):
+        running = attempt in self._race.running
+        if running:
+            self._race.out(attempt, reason)
+        if running or (attempt == self.attempt and self.state in ("greeting", "ready")):
             self._retry(reason, now)
 
     def token(self, token: str, now: float) -> None:
@@ -184,6 +206,8 @@ class Link:
             if self._pinged:
                 return self._pinged_at + self._heartbeat_s * (IDLE_FACTOR - 1.0)
             return self._heard_at + self._heartbeat_s
+        if self.state in ("connecting", "greeting"):
+            return min(self._race.deadline, self._race.next_at)
         return self._deadline
 
     def wake(self, now: float) -> None:
@@ -194,10 +218,16 @@ class Link:
             self._open(now)
         elif self.state == "token":
             self._retry("the token callback gave no answer in time", now)
+        elif self.state == "connecting" and now < self._race.deadline:
+            self._race.begin(now)
+            self.attempt = self._race.attempt
         elif self.state in ("connecting", "greeting"):
             what = "no connection" if self.state == "connecting" else "no welcome"
-            self._effects.append(Hangup(self.attempt, True))
-            self._retry(f"{what} within {self._options.connect_timeout_s:g} s", now)
+            reason = f"{what} within {self._options.connect_timeout_s:g} s"
+            if self.state == "greeting":
+                self._effects.append(Hangup(self.attempt, True))
+            self._race.give_up(reason)
+            self._retry(reason, now)
         elif self.state == "ready":
             if not self._pinged:
                 self._pinged = True
@@ -227,7 +257,7 @@ class Link:
         if self.state == "ready":
             goodbye = handshake.Goodbye(kinds.NORMAL, "normal")
             self._effects.append(Send(handshake.write(kinds.GOODBYE, goodbye)))
-        if self.state in ("connecting", "greeting", "ready"):
+        if self.state in ("greeting", "ready"):
             self._effects.append(Hangup(self.attempt, self.state != "ready"))
         self._close(error)
 
@@ -244,13 +274,9 @@ class Link:
             self.state = "token"
             self.credentials.want()
             return
-        self.attempt += 1
         self.state = "connecting"
-        address = self._plan.address
-        self._outbound.form = address.form
-        self._outbound.lossy = address.lossy
-        self._effects.append(Changed("connecting", address))
-        self._effects.append(Connect(self.attempt, address))
+        self._race.open(self._plan.ways(now), now)
+        self.attempt = self._race.attempt
 
     def _control(self, message: Message, now: float) -> None:
         kind = message.kind
@@ -280,7 +306,7 @@ class Link:
 
     def _greet(self, welcome: handshake.Welcome, now: float) -> None:
         assert self.upper is not None
-        address, outbound = self._plan.address, self._outbound
+        address, outbound = self._race.way, self._outbound
         resumed = welcome.resumed
         if resumed and (self._resume is None or welcome.session != self._resume[0] or outbound.ledger is None):
             raise RemoteProtocolError("a session was resumed that was not asked for")
@@ -290,6 +316,7 @@ class Link:
         self.credentials.accepted(None if expires_in_ms is None else now + expires_in_ms / 1000)
         self._heartbeat_s = welcome.heartbeat_ms / 1000 or _INF
         self._pinged = self._probed = False
+        self._plan.answered(address, now)
         self._plan.learn(welcome.addresses)
         limits = (welcome.limits.frame_bytes_max, address.frame_bytes_max)
         outbound.frame_bytes_max = min((limit for limit in limits if limit), default=0)
@@ -324,7 +351,15 @@ class Link:
 
     def _retry(self, reason: str, now: float, goodbye: handshake.Goodbye | None = None) -> None:
         plan, options = self._plan, self._options
-        address = plan.address
+        address = self._race.way
+        if self.state in ("connecting", "greeting") and goodbye is None:
+            if self.state == "greeting":
+                self._race.out(self.attempt, reason)
+            reason = self._race.go_on(now)
+            self.attempt = self._race.attempt
+            if not reason:
+                self.state = "connecting"
+                return
         self._outbound.detach()
         if self._lost_at is None:
             self._lost_at = now
@@ -347,6 +382,7 @@ class Link:
                 self._open(now)
 
     def _close(self, error: RelayError | None) -> None:
+        self._race.give_up("closed")
         self.state = "closed"
         self._deadline = _INF
         self._outbound.detach()

@@ -41,8 +41,8 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 class SecureChannel(msgspec.Struct, frozen=True, kw_only=True):
     """For addresses with a ``key``. ``private``: the client's own key, 32 bytes, shown to the server; b'' for none.
-    ``known``: fingerprints by address, for keys taken at first use; a mapping that writes itself to a file remembers
-    them beyond the process."""
+    ``known``: fingerprints by host and port, for keys taken at first use; a mapping that writes itself to a file
+    remembers them beyond the process."""
 
     private: bytes = b""
     known: MutableMapping[str, str] = msgspec.field(default_factory=dict)
@@ -59,12 +59,18 @@ class KcpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Or ``off``, or data and parity packets of a group, such as ``10/3``."""
     mtu: int = 1400
 
+    def __repr__(self) -> str:
+        return f"<KcpSettings {self.cipher} {self.profile}>"  # without the key
+
 
 class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Limits and time-outs of one client. Every queue and every wait of the client ends at one of these."""
 
     connect_timeout_s: float = 10.0
     """One attempt: from opening the transport until the welcome has arrived."""
+    fallback_delay_s: float = 0.25
+    """An address with several ways to it: the next one is begun this much after the one before, when the server has
+    not answered by then (RFC 8305 section 5)."""
     connect_rounds_max: int = 1
     """How often all addresses are tried before the first connection is given up; 0: never given up."""
     reconnect_timeout_s: float = 0.0
@@ -111,7 +117,7 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     kcp: KcpSettings = KcpSettings()
 
     def __post_init__(self) -> None:
-        for name in ("connect_timeout_s", "backoff_s_min", "backoff_s_max", "request_timeout_s"):
+        for name in ("connect_timeout_s", "fallback_delay_s", "backoff_s_min", "backoff_s_max", "request_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be more than 0, it is {getattr(self, name)!r}")
         for name in ("unacked_bytes_max", "queue_frames_max", "queue_bytes_max", "pending_max", "calls_max",

@@ -4,6 +4,12 @@
     ws://HOST[:PORT]/PATH   wss://HOST[:PORT]/PATH   [?form=json]
     tcp://HOST:PORT?key=SHA256:…      the secure channel (docs/secure.md), to the server that has this key
     tcp://HOST:PORT?key=first-use     likewise, the server's key being taken at first use; both also with udp://
+    kcp://HOST:PORT?cipher=…&key=…&profile=…&error_correction=…&mtu=…     what is not there is of ClientOptions.kcp
+    auto://HOST:PORT[?key=…]          udp, else tcp, at that port; both in the secure channel with a key
+
+An address may have **others** to the same place, less liked ones, for networks that let the best one not through:
+those of ``auto``, or all that follow the first where the caller says ``prefer``. They are tried together, each a little
+after the one before (``relay.client.race``); the one that the server answered is tried first for ``REMEMBER_S``.
 
 A client starts at a random address, so that many clients spread over the nodes; a failed attempt goes on to the next
 address at once; after a round over all of them it waits a random part of a span that doubles from round to round
@@ -15,8 +21,8 @@ may name an address to prefer and a time to wait.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Callable, Iterable, Sequence
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import msgspec
 
@@ -28,8 +34,16 @@ DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "udp": 8000, "kcp": 8000, "ws": 80, "
 SECURE = frozenset({"tls", "wss", "unix"})
 DATAGRAM_HEARTBEAT_S = 15.0
 """NATs forget a mapping of UDP that was silent for 30 s (RFC 4787 asks for two minutes; many do less)."""
+REMEMBER_S = 600.0
+"""So long the way that worked goes first; then the best one is tried again, for the network may have changed."""
 FORMS = ("binary", "json")
+KCP_KEYS = frozenset({"cipher", "key", "profile", "error_correction", "mtu"})
+"""What the query of a kcp address may say: fields of ``KcpSettings``."""
+OPEN, FENCED, PROVED = range(3)
+"""How an address is protected: not at all; by a secret or a key that nobody vouches for; by proof of the server."""
 FIRST_USE = "first-use"
+AUTO = ("udp", "tcp")
+"""What ``auto`` stands for, the best first; all of them are protected alike."""
 _FINGERPRINT = re.compile("SHA256:[A-Za-z0-9+/]{43}")
 REDIRECTS_MAX = 4  # attempts in a row that a server may send elsewhere
 _DOUBLINGS_MAX = 30  # beyond it every back-off is at its limit: keeps the power small
@@ -38,7 +52,8 @@ _DOUBLINGS_MAX = 30  # beyond it every back-off is at its limit: keeps the power
 class Address(msgspec.Struct, frozen=True):
     """One place to connect to. ``path``: of the socket (unix) or of the request with its query (ws, wss).
 
-    ``key``: the fingerprint of the server's key, or ``FIRST_USE``; '' without the secure channel.
+    ``key``: the fingerprint of the server's key, or ``FIRST_USE``; '' without the secure channel. ``kcp``: names and
+    values that stand for those of ``KcpSettings``. ``others``: to the same place, to be fallen back to, in order.
     """
 
     scheme: str
@@ -47,6 +62,28 @@ class Address(msgspec.Struct, frozen=True):
     path: str
     form: str = "binary"
     key: str = ""
+    kcp: tuple[tuple[str, str], ...] = ()
+    others: tuple[Address, ...] = ()
+
+    @property
+    def ways(self) -> tuple[Address, ...]:
+        """It and the others, in order of preference."""
+        return (self, *self.others)
+
+    @property
+    def known_as(self) -> str:
+        """Under what the server's key is remembered that was taken at first use: the same for every transport."""
+        return self.path if self.scheme == "unix" else str(self).partition("://")[2]
+
+    @property
+    def protection(self) -> int:
+        """``OPEN``, ``FENCED`` or ``PROVED``: of the least protected way."""
+        own = OPEN
+        if self.scheme in SECURE or self.key not in ("", FIRST_USE):
+            own = PROVED
+        elif self.key or self.scheme == "kcp":
+            own = FENCED
+        return min([own, *(other.protection for other in self.others)])
 
     @property
     def websocket(self) -> bool:
@@ -82,9 +119,43 @@ class Address(msgspec.Struct, frozen=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.path}"
 
+    def __repr__(self) -> str:
+        return f"<Address {self}>"  # without secrets of ``kcp``
+
 
 def parse(url: str) -> Address:
     """The address that ``url`` names; raises ``ConfigError`` with a sentence that says what is wrong."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "auto":
+        return preferred([parse(f"{each}://{rest}") for each in AUTO])
+    if scheme == "kcp":
+        return _kcp(url)
+    return _parse(url)
+
+
+def preferred(addresses: Sequence[Address]) -> Address:
+    """One address whose ways are all of these, the best first. Raises ``ConfigError`` when there is none."""
+    ways = [way for address in addresses for way in address.ways]
+    if not ways:
+        raise ConfigError("no address to connect to")
+    first, *others = (msgspec.structs.replace(way, others=()) for way in dict.fromkeys(ways))
+    return msgspec.structs.replace(first, others=tuple(others))
+
+
+def _kcp(url: str) -> Address:
+    """A kcp address: without its query in any message, for that has secrets."""
+    plain, _, query = url.partition("?")
+    pairs = dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))  # a pass phrase may have a plus sign
+    form = pairs.pop("form", "binary")
+    for name in pairs:
+        if name not in KCP_KEYS:
+            raise ConfigError(f"{plain}: {name} is no option of kcp; there are {', '.join(sorted(KCP_KEYS))} and form")
+    if not pairs.get("mtu", "1400").isdecimal():
+        raise ConfigError(f"{plain}: mtu must be a number of bytes")
+    return msgspec.structs.replace(_parse(f"{plain}?form={form}"), kcp=tuple(sorted(pairs.items())))
+
+
+def _parse(url: str) -> Address:
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     form = query.pop("form", ["binary"])[-1]
@@ -102,7 +173,7 @@ def parse(url: str) -> Address:
             raise ConfigError(f"{url}: the path of the socket is missing")
         return Address("unix", "", 0, path, form, key)
     if parts.scheme not in DEFAULT_PORTS:
-        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, udp://, kcp://, ws:// or wss://")
+        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, udp://, kcp://, ws://, wss:// or auto://")
     try:
         port = parts.port
     except ValueError:
@@ -134,12 +205,31 @@ class Plan:
         self._tried = 0
         self._redirects = 0
         self._preferred: Address | None = None
-        self._secure_only = all(each.scheme in SECURE for each in self.addresses)
+        self._protection = min(each.protection for each in self.addresses)
+        self._worked: tuple[Address, Address, float] | None = None  # of which address, which way, until when
 
     @property
     def address(self) -> Address:
         """The address of the attempt that is due."""
         return self._preferred or self.addresses[self._index]
+
+    def ways(self, now: float) -> list[Address]:
+        """Those of the address that is due, in the order in which to try them."""
+        address = self.address
+        ways = list(address.ways)
+        if self._worked is not None and self._worked[0] == address and now < self._worked[2]:
+            ways.remove(self._worked[1])
+            ways.insert(0, self._worked[1])
+        return ways
+
+    def answered(self, way: Address, now: float) -> None:
+        """The server said welcome this way."""
+        address = self.address
+        known = self._worked
+        if way == address.ways[0]:
+            self._worked = None
+        elif known is None or known[:2] != (address, way) or known[2] <= now:
+            self._worked = address, way, now + REMEMBER_S
 
     def _backoff_s(self) -> float:
         doubled = self._options.backoff_s_min * 2.0 ** min(self.rounds, _DOUBLINGS_MAX)
@@ -187,14 +277,16 @@ class Plan:
                 self.addresses.append(address)
 
     def _acceptable(self, url: str) -> Address | None:
-        """``url`` as an address, None when it is none or would send over the open net what was meant for TLS."""
+        """``url`` as an address, None when it is none or protects less than those that the caller gave."""
         if not url:
             return None
         try:
             address = parse(url)
         except ConfigError:
             return None  # from a newer server, perhaps: the addresses that are known remain
-        if self._secure_only and address.scheme not in SECURE:
+        if address.protection < self._protection:
             return None
         form = self.addresses[0].form
-        return msgspec.structs.replace(address, form=form) if "form=" not in url else address
+        if "form=" in url or any(way.scheme == "udp" for way in address.ways):
+            return address
+        return msgspec.structs.replace(address, form=form)

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.client.api import Client, open_client
-from relay.client.datagrams import SCHEMES, Make, maker
+from relay.client.datagrams import SCHEMES, DatagramOpening, Make, maker
 from relay.client.line import Line
 from relay.client.options import DATAGRAM_BUFFER_BYTES, ClientOptions, TlsFiles
 from relay.client.plan import Address
@@ -129,22 +129,22 @@ class _DatagramProtocol(DatagramProtocol):
 
     def __init__(self, make: Make, host: str, port: int) -> None:
         self._place = host, port
-        self._connection = make(self._send, self._shut)
+        self.connection = make(self._send, self._shut)
 
     def startProtocol(self) -> None:
         """The socket is there."""
         transport: Any = self.transport  # Any: IUDPTransport, set by Twisted
         transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER_BYTES)
         transport.connect(*self._place)
-        self._connection.start()
+        self.connection.start()
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:
         """One came."""
-        self._connection.datagram(datagram)
+        self.connection.datagram(datagram)
 
     def connectionRefused(self) -> None:
         """Nobody listens there."""
-        self._connection.refused("Connection was refused by other side")
+        self.connection.refused("Connection was refused by other side")
 
     def _send(self, datagrams: Sequence[bytes]) -> None:
         transport: Any = self.transport  # Any: as above
@@ -219,7 +219,9 @@ class TwistedRuntime:
     def open(self, address: Address, line: Line) -> Task:
         """Connect by an endpoint."""
         if address.scheme in SCHEMES:
-            return self.spawn(self._open_datagrams(address, line))
+            opening = DatagramOpening()
+            opening.task = self.spawn(self._open_datagrams(address, line, opening))
+            return opening
         try:
             endpoint = self._endpoint(address)
         except OSError as error:  # a certificate that cannot be read
@@ -228,12 +230,13 @@ class TwistedRuntime:
         deferred.addErrback(lambda failure: line.lost(failure.getErrorMessage()))
         return deferred
 
-    async def _open_datagrams(self, address: Address, line: Line) -> None:
+    async def _open_datagrams(self, address: Address, line: Line, opening: DatagramOpening) -> None:
         try:
             found = _FirstAddress()
             self._reactor.nameResolver.resolveHostName(found, address.host, address.port, transportSemantics="UDP")
             place = await found.first
             made = _DatagramProtocol(maker(address, self._options, self, line), place.host, place.port)
+            opening.connection = made.connection
             self._reactor.listenUDP(0, made, interface="::" if isinstance(place, IPv6Address) else "")
         except (ConfigError, DNSLookupError, CannotListenError) as error:
             line.lost(str(error))

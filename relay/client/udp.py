@@ -179,7 +179,7 @@ class UdpConnection:
         found = fingerprint(identity)
         if self._address.key != FIRST_USE:
             return found == self._address.key
-        return self._known.setdefault(str(self._address), found) == found
+        return self._known.setdefault(self._address.known_as, found) == found
 
     # --- packets ------------------------------------------------------------------------------------------------------
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from typing import Any
 
+from relay.client.effects import Changed
 from relay.client.link import CannotConnect
-from relay.client.options import ClientOptions, SecureChannel, TlsFiles
+from relay.client.options import ClientOptions, KcpSettings, SecureChannel, TlsFiles
 from relay.test.client_scenarios import Check, Scenarios, Shell, first
 from relay.wire import kinds
 
@@ -75,3 +78,72 @@ async def filters_and_msgpack(shell: Shell) -> None:
         event = await first(subscription)
         Check.equal((event.value, event.codec), ({"a": "x" * 500}, "msgpack"))
         Check.equal(kinds.FILTERS in (event.message.fields or {}), filtered)
+
+
+@Scenarios.add
+async def udp_that_is_blocked(shell: Shell) -> None:
+    """Nothing answers over UDP and KCP: the client goes on over TCP, stays there, and leaves no socket behind."""
+    options = ClientOptions(kcp=KcpSettings(key="secret"), fallback_delay_s=0.05, backoff_s_min=0.001)
+    tried: list[str] = []
+
+    def changed(state: Changed) -> None:
+        if state.state != "waiting":
+            tried.append(f"{state.state} {state.address.scheme}")
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        hole = f"127.0.0.1:{silent.getsockname()[1]}"
+        client = await shell.connect(
+            f"udp://{hole}", f"kcp://{hole}", shell.url(), prefer=True, user="ann", options=options, on_state=changed
+        )
+        assert client.welcome is not None
+        session = client.welcome.session
+        inbox = await client.subscribe("c")
+        Check.equal(tried, ["connecting udp", "connecting kcp", "connecting tcp", "ready tcp"])
+        del tried[:]
+        await shell.node("break_connections", "ann")
+        await client.publish("c", 1)
+        Check.equal((await first(inbox)).value, 1)
+        Check.equal((client.welcome.session, tried), (session, ["connecting tcp", "ready tcp"]))
+        await client.close()
+        # ``close`` waits for every transport of the client: none of the datagram sockets is open any more.
+        silent.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                silent.recv(2000)
+        await (await shell.connect(shell.url())).presence("c")
+        try:
+            raise AssertionError(f"{silent.recv(2000)!r} came after the end")
+        except BlockingIOError:
+            pass
+
+
+@Scenarios.add
+async def udp_that_gets_through(shell: Shell) -> None:
+    """Where the best way works nothing else is tried: the session is on UDP, in the secure channel."""
+    tried: list[str] = []
+
+    def changed(state: Changed) -> None:
+        tried.append(f"{state.state} {state.address.scheme}")
+
+    options = ClientOptions(fallback_delay_s=8.0)
+    urls = shell.url("udps"), shell.url("secure")
+    client = await shell.connect(*urls, prefer=True, options=options, on_state=changed)
+    await client.publish("c", 1)
+    Check.equal(tried, ["connecting udp", "ready udp"])
+
+
+@Scenarios.add
+async def a_time_out_closes_the_socket(shell: Shell) -> None:
+    """Nobody answers over UDP: one clear error, and the hello is not said again behind it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        options = ClientOptions(connect_timeout_s=0.3)
+        url = f"udp://127.0.0.1:{silent.getsockname()[1]}"
+        error = await Check.raises(CannotConnect, shell.connect(url, options=options))
+        assert "no connection within 0.3 s" in str(error), error
+        _, place = silent.recvfrom(2000)
+        await (await shell.connect(shell.url())).presence("c")  # event loops close sockets in their next turn
+        # Its port is free again: nobody is there to answer.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", place[1]))

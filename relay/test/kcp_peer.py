@@ -214,6 +214,9 @@ class EchoLine:
         if all(len(each) >= len(self.sent) for each in self.got.values()) and not self.done.done():
             self.done.set_result(all(each == self.sent for each in self.got.values()))
 
+    def reached(self) -> None:
+        """The server has answered."""
+
     def writable(self, yes: bool) -> None:
         """All is given at once; the session queues."""
 

@@ -61,7 +61,7 @@ class Keys(SynchronousTestCase):
             done = json.loads(self.relay("pub", "room.1", "hi", "--url", f"{base}?key={key}", "--key", own, "--json"))
             self.assertEqual(done["reached"], 0)
         self.assertIn("proof", self.relay("pub", "room.1", "hi", "--url", f"{base}?key={fingerprint}", status=4))
-        (self.folder / "relay" / "known_keys.json").write_text(json.dumps({base: "SHA256:" + "A" * 43}))
+        (self.folder / "relay" / "known_keys.json").write_text(json.dumps({f"127.0.0.1:{port}": "SHA256:" + "A" * 43}))
         refused = self.relay("pub", "r", "x", "--url", f"{base}?key=first-use", "--key", own, status=CANNOT_CONNECT)
         self.assertIn(fingerprint, refused)
         wrong = self.relay("pub", "r", "x", "--url", f"{base}?key=SHA256:short", status=USAGE)
