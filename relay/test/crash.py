@@ -46,7 +46,7 @@ BALLAST_BYTES: Final = 24 << 20
 SYNCS: Final = "fsync,fdatasync,sync_file_range"
 QUEUE: Final = "crash.jobs"
 CONFIG: Final[dict[str, Any]] = {  # Any: a configuration as JSON
-    "channels": [{"pattern": "crash.**", "history": {"kind": "durable", "messages_max": 10_000_000}}],
+    "channels": [{"pattern": "crash.**", "history": {"kind": "durable", "messages_max": 0, "bytes_max": 0}}],
     "history": {"under_way_max": 10_000},
     "queues": [{"pattern": "crash.**", "backoff_s_min": 0.0, "deliveries_max": 1_000_000}],
     "log": {"level": "warn"},
