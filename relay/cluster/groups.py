@@ -116,6 +116,8 @@ class Groups:
             replica.reads.end(Unavailable("the node is stopping"))
             replica.changes.end("the node is stopping")
         turn.tell()
+        # What becomes durable from here on has nobody to answer to, and what would follow it finds the log closed.
+        turn.closed = True
 
     def _tick(self) -> None:
         """The clock's only call. A late one counts once: time that this node missed must not start elections."""
@@ -151,7 +153,7 @@ class Groups:
     def received(self, node: int, frame: bytes) -> None:
         """A frame from ``node``. Raises RemoteProtocolError for one that means nothing."""
         turn = self.turn
-        if turn.failed is not None:
+        if turn.closed:
             return
         outbound = turn.out.nodes.get(node) or turn.out.known(node)
         outbound.heard = turn.ticks

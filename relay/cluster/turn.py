@@ -34,7 +34,7 @@ ROUNDS_MAX: Final = 10_000
 
 
 class Turn:
-    """See the module. After ``fail`` nothing is done any more."""
+    """See the module. After ``fail``, and once ``closed``, nothing is done any more."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Turn:
         self.active: dict[int, Replica] = {}  # those that are not quiet
         self.queue = LogQueue(stores.log, self._appended)
         self.failed: BaseException | None = None
+        self.closed = False  # failed, or the node has stopped: the log takes nothing more
         self._at_turn_end = at_turn_end
         self._random_below = random_below
         self._on_fatal = on_fatal
@@ -106,6 +107,9 @@ class Turn:
         self._scheduled = False
         if self._flushing or self.failed is not None:
             return
+        if self.closed:
+            self.tell()  # that nothing is taken any more
+            return
         self._flushing = True
         try:
             self._work()
@@ -131,7 +135,7 @@ class Turn:
         raise InternalError("the groups of this node do not come to rest")
 
     def _appended(self, replica: Replica, message: Message) -> None:
-        if self.failed is not None:
+        if self.closed:
             return
         try:
             replica.appended(message)
@@ -152,6 +156,6 @@ class Turn:
         """Going on could lose what was acknowledged: the process is to end."""
         if self.failed is None:
             self.failed = error
-            self.stopped = True
+            self.stopped = self.closed = True
             log.critical("this node's groups cannot go on: {error}", error=repr(error))
             self._on_fatal(error)

@@ -221,6 +221,26 @@ class CommitTests(SynchronousTestCase):
         self.assertIsInstance(outcome[1], Unavailable)
         self.assertIsInstance(self.assertRaises(Unavailable, cluster.call, member.group().propose, b"y"), RelayError)
 
+    def test_stopped_with_writes_under_way(self) -> None:
+        """What becomes durable while a node stops is nobody's any more: the log, then closed, is asked for nothing."""
+        cluster = GroupCluster()
+        member = cluster.elect()
+        cluster.cut(member.node, others(cluster, member)[0].node)
+        cluster.run(0.1)
+        member.log.on_work = lambda: None  # a slow disk: what is missing for a majority
+        outcome = cluster.propose(member, b"late")
+        cluster.run(0.02)
+        assert member.groups is not None
+        member.groups.stop()
+        self.assertEqual(outcome[1].outcome, "unknown")
+        while member.log.run_once():  # "late" becomes durable, and would be counted
+            pass
+        member.log.close()
+        for other in others(cluster, member):
+            cluster.cut(member.node, other.node)
+        cluster.run(0.1)
+        self.assertEqual(member.fatal, [])
+
 
 class QuietTests(SynchronousTestCase):
     """Heartbeats: few, and none where nothing happens."""
