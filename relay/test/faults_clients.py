@@ -22,8 +22,8 @@ PROBE_S: Final = 0.005
 PROBES_MAX: Final = 400
 """Of one fault under way or done; then it is only the workers who find out when writes are acknowledged again."""
 WATCH_S: Final = 600.0
-VALUE_KEPT: Final = 32
-"""Characters of a value that tell it from all others; bulk is behind them."""
+PADDING: Final = "-"
+"""Behind a value that is to be long; not kept in the record."""
 
 
 class Traffic:
@@ -123,7 +123,7 @@ class Traffic:
         """Write a value of ``length`` on ``node``; whether that was acknowledged."""
         client = self._clients[node][-1]
         key = f"{self.prefix}b{number % KEYS}"
-        return await self._do(client, key, "write", self._value(), "-" * length) is not None
+        return await self._do(client, key, "write", self._value(), PADDING * length) is not None
 
     # --- one operation ----------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class Traffic:
         call = record.begin(key, action, argument, time.monotonic())
         try:
             if action == "read":
-                found = str((await ask(client, "get", key=key))["value"])[:VALUE_KEPT]
+                found = str((await ask(client, "get", key=key))["value"]).rstrip(PADDING)
                 record.end(call, "done", time.monotonic(), found)
                 return found
             answer = await ask(client, "put", key=key, value=(call.value + padding), **_condition(call))
@@ -223,7 +223,7 @@ class Watcher:
     def _take(self, answer: dict[str, Any]) -> None:  # Any: JSON
         for event in answer["events"]:
             if event["type"] == "put":
-                self.events.append((event["revision"], event["key"], event["value"][:VALUE_KEPT]))
+                self.events.append((event["revision"], event["key"], event["value"].rstrip(PADDING)))
         self.revision = answer["revision"]
         self._told.set()
 

@@ -186,6 +186,7 @@ async def _full(scene: Scene, role: str) -> None:
     felt = await _bulk_until_full(scene, node)
     if not felt:
         scene.problems.append(f"node {node.node} wrote on, though its disk is full")
+    scene.strike(lambda: None)  # from here: the log takes nothing more
     await scene.hold()
     ballast.unlink()
     if not node.running:
