@@ -25,8 +25,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Final
 
-from relay.cli.raft_run import ask
-from relay.errors import RelayError
 from relay.test import faults_network
 from relay.test.faults_clients import Traffic
 from relay.test.faults_cluster import FaultCluster
@@ -58,7 +56,8 @@ class Campaign:
         begun = time.monotonic()
         chosen = self._chosen()
         cluster = FaultCluster(namespaces="network" not in self.skipped)
-        traffic = Traffic({node: each.url for node, each in cluster.nodes.items()}, self.options.workers, self.options.seed)
+        urls = {node: each.url for node, each in cluster.nodes.items()}
+        traffic = Traffic(urls, self.options.workers, self.options.seed)
         looking = asyncio.create_task(self._look(cluster))
         try:
             cluster.start()
@@ -119,7 +118,8 @@ class Campaign:
             self.problems += [f"round {number}, {fault.name}: {each}" for each in problems]
         if self.options.verbose:
             shown = "-" if took_s is None else f"{took_s * 1000:.0f} ms"
-            print(f"round {number}: {fault.name} of node {scene.leader.node}/{scene.follower.node}: {shown}", flush=True)
+            nodes = f"leader {scene.leader.node}, follower {scene.follower.node}"
+            print(f"round {number}: {fault.name}, {nodes}: {shown}", flush=True)
         for watcher in traffic.watchers.values():
             watcher.events.clear()
         await traffic.forget(leader if leader in cluster.nodes else max(cluster.nodes))
@@ -136,7 +136,8 @@ class Campaign:
             if not await watcher.reached(revision):
                 found.append(f"node {node} does not tell what was changed up to revision {revision}")
             elif watcher.gone == gone.get(node) and node in starts:
-                histories[node] = [each for each in watcher.events[starts[node] :] if each[1].startswith(traffic.prefix)]
+                told = watcher.events[starts[node] :]
+                histories[node] = [each for each in told if each[1].startswith(traffic.prefix)]
             else:
                 self.counts["all"]["histories with a gap"] += 1
         if not histories:
@@ -151,7 +152,8 @@ class Campaign:
         if any(each != pairs[0] for each in pairs):
             found.append("nodes have different pairs")
         found += await self._same_state(cluster)
-        return found + [f"term {term} had the leaders {nodes}" for term, nodes in self.leaders.items() if len(nodes) > 1]
+        twice = {term: nodes for term, nodes in self.leaders.items() if len(nodes) > 1}
+        return found + [f"term {term} had the leaders {nodes}" for term, nodes in twice.items()]
 
     async def _same_state(self, cluster: FaultCluster) -> list[str]:
         """Wait until all have applied the same; what is still different then."""
@@ -169,7 +171,9 @@ class Campaign:
         """Who leads in which term, as each node says."""
         while True:
             for node in list(cluster.nodes):
-                status = await cluster.status(node) if node in cluster.nodes and cluster.nodes[node].running else None
+                if node not in cluster.nodes or not cluster.nodes[node].running:
+                    continue
+                status = await cluster.status(node)
                 if status is not None and status["leader"]:
                     self.leaders[status["term"]].add(status["leader"])
             await asyncio.sleep(LOOK_S)

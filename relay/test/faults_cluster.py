@@ -76,7 +76,7 @@ class FaultNode:
     def config(self) -> dict[str, Any]:  # Any: as above
         """Its configuration."""
         cluster = self.cluster
-        interface = "0.0.0.0" if cluster.network is not None else "127.0.0.1"  # noqa: S104 - of its own namespace
+        interface = "0.0.0.0" if cluster.network is not None else "127.0.0.1"
         peers = [
             {"node": each.node, "address": each.address, "voter": each.node in cluster.voters}
             for each in cluster.nodes.values()
@@ -127,9 +127,12 @@ class FaultNode:
         """Wait for its end; the status, or None when it lives on."""
         assert self.process is not None
         until = time.monotonic() + seconds
-        while (status := self.process.poll()) is None and time.monotonic() < until:
+        while time.monotonic() < until:
+            status = self.process.poll()
+            if status is not None:
+                return status
             await asyncio.sleep(LOOK_S)
-        return status
+        return None
 
 
 class FaultCluster:

@@ -82,7 +82,12 @@ async def _all_killed(scene: Scene) -> None:
 
 async def _all_silent(scene: Scene) -> None:
     nodes = list(scene.cluster.nodes.values())
-    scene.strike(lambda: [node.signal(signal.SIGSTOP) for node in nodes])
+
+    def stop() -> None:
+        for node in nodes:
+            node.signal(signal.SIGSTOP)
+
+    scene.strike(stop)
     await asyncio.sleep(scene.dice.uniform(0.5, 1.5))
     for node in nodes:
         node.signal(signal.SIGCONT)
@@ -125,7 +130,12 @@ async def _one_link(scene: Scene) -> None:
 
 async def _loss(scene: Scene) -> None:
     network = _network(scene)
-    scene.strike(lambda: [network.lose(node, LOSS_PERCENT) for node in scene.cluster.nodes])
+
+    def lose() -> None:
+        for node in scene.cluster.nodes:
+            network.lose(node, LOSS_PERCENT)
+
+    scene.strike(lose)
     try:
         await scene.hold(hold_s=SLOW_S)
     finally:
@@ -234,7 +244,7 @@ async def _to_small_disk(scene: Scene, node: FaultNode) -> None:
     node.data.rename(aside)
     node.data.mkdir()
     size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file()) + ROOM_BYTES
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(node.data)], check=True)
+    await _command("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(node.data))
     await asyncio.to_thread(shutil.copytree, aside, node.data, dirs_exist_ok=True)
     await asyncio.to_thread(shutil.rmtree, aside)
     node.start()
@@ -244,10 +254,14 @@ async def _from_small_disk(scene: Scene, node: FaultNode) -> None:
     aside = node.folder / "aside"
     await _stop(scene, node)
     await asyncio.to_thread(shutil.copytree, node.data, aside)
-    subprocess.run(["umount", str(node.data)], check=True)
+    await _command("umount", str(node.data))
     node.data.rmdir()
     aside.rename(node.data)
     node.start()
+
+
+async def _command(*argv: str) -> None:
+    await asyncio.to_thread(subprocess.run, argv, check=True)
 
 
 async def _stop(scene: Scene, node: FaultNode) -> None:
@@ -323,7 +337,10 @@ async def _wrong_file(scene: Scene) -> None:
 
 
 def _of_both(name: str, run: Callable[[Scene, str], Awaitable[None]], needs: str = "") -> list[Fault]:
-    return [Fault(f"{name}-{role}", partial(run, role=role), needs) for role in ("leader", "follower")]
+    def of(role: str) -> Fault:
+        return Fault(f"{name}-{role}", lambda scene: run(scene, role), needs)
+
+    return [of("leader"), of("follower")]
 
 
 FAULTS: Final[dict[str, Fault]] = {

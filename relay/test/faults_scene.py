@@ -92,7 +92,9 @@ class Scene:
         """Let it last until writes are acknowledged again, but no longer than ``lasting_s``, and a while longer."""
         probing = asyncio.create_task(self.traffic.probe(self.struck_s))
         until = time.monotonic() + lasting_s
-        while self.recovered_s() is None and time.monotonic() < until:
+        while time.monotonic() < until:
+            if self.recovered_s() is not None:
+                break
             await asyncio.sleep(0.01)
         probing.cancel()
         if self.recovered_s() is not None:
