@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 BURST_S: Final = 0.1
 """A subscription with ``max_rate`` may get the events of so long at once; finer than this the wheel cannot pace."""
+WAIT_S_MAX: Final = 3600.0
+"""The turn of one with a tiny ``max_rate`` is looked at after this; the wait itself may be more than a number holds."""
 
 
 def check_options(options: SubscribeOptions, tags_max: int) -> None:
@@ -112,7 +114,8 @@ class Selector:
 
     def _wait(self) -> None:
         if self._timer is None:
-            self._timer = self._hub.wheel.after((1.0 - min(self._tokens, 1.0)) / self._rate, self._due)
+            wait_s = min((1.0 - min(self._tokens, 1.0)) / self._rate, WAIT_S_MAX)
+            self._timer = self._hub.wheel.after(wait_s, self._due)
 
     def _take_first(self) -> Message:
         event = self._waiting.pop(next(iter(self._waiting)))

@@ -50,6 +50,17 @@ class Choosing(SynchronousTestCase):
             core.clock.advance(0.25)
         self.assertEqual(len(ann.take()), 6)
 
+    def test_tiny_rate(self):
+        """The smallest rate that there is lets one event through, and others who publish notice nothing of it."""
+        core = core_of()
+        ann, bob = core.guest("ann"), core.guest("bob")
+        for latest in (False, True):
+            subscribe(core, ann, "plain", max_rate=5e-324, latest=latest)
+            answers = [bob.answer(bob.send(kinds.PUBLISH, "plain", b"x")).kind for _ in range(3)]
+            self.assertEqual(answers, [kinds.REPLY] * 3)
+            core.pass_time(5)
+            self.assertEqual(len(ann.take()), 1)
+
     def test_latest(self):
         """With ``latest`` the newest of each conflation key waits for its turn; the last one always comes."""
         core = core_of(conflation_keys_max=2)
