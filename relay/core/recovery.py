@@ -78,8 +78,8 @@ class Recovery:
     reply says; ``part``: ends a subscription that is refused after all."""
 
     __slots__ = (
-        "_answer", "_cancelled", "_epoch", "_histories", "_hub", "_live", "_live_bytes", "_part", "_plan", "_position",
-        "_replied", "_seq", "_session", "_store", "_subscription", "_turns", "_wait_s",
+        "_answer", "_cancelled", "_epoch", "_histories", "_hub", "_live", "_part", "_plan", "_position", "_replied",
+        "_seq", "_session", "_store", "_subscription", "_turns", "_wait_s", "live_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -107,7 +107,8 @@ class Recovery:
         self._epoch = ""
         # None: too much came, or nothing is to be kept yet; what is live is read from the history later.
         self._live: list[tuple[int, Message]] | None = None
-        self._live_bytes = 0
+        self.live_bytes = 0
+        """Of the live events that are kept."""
         self._replied = False
         self._cancelled = False
         self._wait_s = PEER_WAIT_S_MIN
@@ -121,8 +122,8 @@ class Recovery:
     def offer(self, event: Message, offset: int) -> None:
         """A live event of the channel."""
         if self._live is not None:
-            self._live_bytes += kept_bytes(event)
-            if self._live_bytes > self._hub.config.history.live_bytes_max:
+            self.live_bytes += kept_bytes(event)
+            if self.live_bytes > self._hub.config.history.live_bytes_max:
                 self._live = None
             else:
                 self._live.append((offset, event))
@@ -153,7 +154,7 @@ class Recovery:
             self._turns.give()
             return
         self._live = []
-        self._live_bytes = 0
+        self.live_bytes = 0
 
         def done(page: Page) -> None:
             if self._cancelled or self._session.ended:
@@ -238,6 +239,9 @@ class Recovery:
         if self._takes():
             self._read(self._range(self._position), self._page)
         else:
+            # What comes meanwhile is read from the history later: a peer that never reads holds no memory.
+            self._live = None
+            self.live_bytes = 0
             self._turns.give()
             self._hub.clock.callLater(self._wait_s, self._look)
 

@@ -125,6 +125,24 @@ class Recovering(SynchronousTestCase):
             self.assertEqual([each.body for each in events], [b"%d" % number for number in range(9)])
             self.assertEqual(core.hub.realms["default"].selective, 0)
 
+    def test_a_peer_that_never_reads(self):
+        """While the peer does not take its page nothing live is kept for it; it comes from the history later."""
+        core = core_of(page_messages_max=2)
+        publish(core, "mem.1", 6)
+        ann, bob = core.guest("ann"), core.guest("bob")
+        full = [1 << 30]
+        self.patch(ann.peer, "queued_bytes", lambda: full[0])
+        ann.send(kinds.SUBSCRIBE, "mem.1", {"since": {"offset": 0, "epoch": "-i1"}})
+        core.pass_time(1)
+        subscription = ann.connection.session.subscriptions["mem.1"]
+        for number in range(6, 9):
+            bob.send(kinds.PUBLISH, "mem.1", b"%d" % number, seq=0)
+        core.pass_time(1)
+        self.assertEqual(subscription.recovery.live_bytes, 0)
+        full[0] = 0
+        core.pass_time(1)
+        self.assertEqual(offsets(ann.take(kinds.EVENT)), list(range(1, 10)))
+
     def test_read_before_its_event(self):
         """A publication that a page has already, but whose event is still to come from the store, comes once."""
         core = core_of()
