@@ -243,7 +243,7 @@ class IQueueStore(Interface):
         realm: str, queue: str, after: int, limit: int, dead: bool, done: Callable[[Sequence[Item] | RelayError], None]
     ) -> None:
         """At most ``limit`` messages with numbers over ``after``, ascending, those that have not expired; the waiting
-        ones or the dead ones. Fewer when they are large: the end is where there are none."""
+        ones or the dead ones. Fewer when they are large, see ``relay.records.is_end``."""
 
     def states(done: Callable[[Sequence[QueueState] | RelayError], None]) -> None:
         """All queues that hold a message or are paused: asked once, at the start."""

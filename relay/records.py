@@ -13,6 +13,7 @@ look at the body. The objects a batch consists of come back filled: a store make
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,9 @@ from relay.errors import RelayError
 PRIORITIES: Final = 3
 """Levels of a queue: 0 is served first, 1 is what a message without ``priority`` has, 2 comes last."""
 PRIORITY_DEFAULT: Final = 1
+LOAD_BYTES_MIN: Final = 1_048_576
+"""``IQueueStore.load`` gives fewer messages than were asked for only at the end, or when their frames have so many
+bytes."""
 
 
 class Retention(msgspec.Struct, frozen=True, gc=False):
@@ -167,3 +171,8 @@ class QueueState(msgspec.Struct, frozen=True, gc=False):
     first: int
     last: int
     paused: bool = False
+
+
+def is_end(items: Sequence[Item], limit: int) -> bool:
+    """Whether the queue has no more behind ``items``, of which ``limit`` were asked for."""
+    return not items or (len(items) < limit and sum(len(each.frame) for each in items) < LOAD_BYTES_MIN)

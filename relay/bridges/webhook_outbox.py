@@ -26,7 +26,7 @@ from relay.core.queue_store import WEBHOOKS
 from relay.core.wheel import Wheel
 from relay.errors import NotFound, RelayError, RemoteProtocolError
 from relay.interfaces import IQueueStore
-from relay.records import ACKED, RETRY, Item, Put, Settle
+from relay.records import ACKED, RETRY, Item, Put, Settle, is_end
 from relay.wire import kinds
 from relay.wire.binary import decode_frame, encode_frame
 from relay.wire.message import Message
@@ -156,7 +156,7 @@ class Outbox:
                 damaged.append(entry)
         if damaged:
             self._settle(damaged, "damaged")
-        if len(items) < LOAD_MAX:
+        if is_end(items, LOAD_MAX):
             self._loaded = True
             self._submit()
             self._changed()

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from relay import errors
-from relay.records import REMOVED, REVIVED, Item, Settle
+from relay.core.queue import Queue
+from relay.records import REMOVED, REVIVED, Item, Settle, is_end
 from relay.wire import kinds
 from relay.wire.binary import decode_frame
 from relay.wire.handshake import read, write
@@ -31,7 +32,6 @@ from relay.wire.message import Message
 
 if TYPE_CHECKING:
     from relay.core.hub import Hub
-    from relay.core.queue import Queue
     from relay.core.queue_store import QueueDesk
     from relay.core.session import Session
 
@@ -87,8 +87,8 @@ class QueueAdmin:
     def _info(self, session: Session, message: Message, name: str, command: QueueCommand) -> None:
         queue = self._desk.find(session.realm.name, name)
         if queue is None:
-            self._reply(session, message, {"waiting": 0, "dead": 0, "consumers": 0})
-            return
+            # Nothing waits and nobody is interested: the same numbers as of an empty one, which is not made for this.
+            queue = Queue(self._desk, session.realm.name, name, self._desk.rule(name))
         leased, retrying, ready = queue.numbers()
         self._reply(session, message, {
             "waiting": queue.waiting, "dead": queue.dead, "bytes": queue.bytes, "paused": queue.paused,
@@ -113,7 +113,8 @@ class QueueAdmin:
                 if len(listed) == limit or (listed and size > limits.peek_bytes_max):
                     break
                 listed.append(_described(item))
-            self._reply(session, message, {"messages": listed, "more": len(listed) < len(items)})
+            more = len(listed) < len(items) or not is_end(items, limit + 1)
+            self._reply(session, message, {"messages": listed, "more": more})
 
         self._desk.store.load(session.realm.name, name, command.after, limit + 1, command.op == "dead", loaded)
 

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from relay import errors
 from relay.core.queue_window import DELAYED, RETRYING, Entry, Window
+from relay.records import is_end
 
 if TYPE_CHECKING:
     from relay.config_queues import QueueRule
@@ -157,7 +158,7 @@ class QueueReading:
             if window.cursor == after:
                 if items:
                     window.cursor = items[-1].number
-                if len(items) < limit and not window.missed:
+                if is_end(items, limit) and not window.missed:
                     window.caught_up = True
                     self._recount(window)
         self.run()

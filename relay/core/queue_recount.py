@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay import errors
 from relay.core.queue_window import OVERHEAD_BYTES
+from relay.records import is_end
 
 if TYPE_CHECKING:
     from relay.core.queue import Queue
@@ -51,7 +52,7 @@ class Recount:
         for item in items:
             self._size += len(item.frame) + OVERHEAD_BYTES
         self._found += len(items)
-        if len(items) == self._limit:
+        if not is_end(items, self._limit):
             self._after = items[-1].number
             self._soon(self.step)
             return

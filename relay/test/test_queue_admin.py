@@ -131,7 +131,10 @@ class Commands(SynchronousTestCase):
             seq = self.ann.send(kinds.QUEUE_KIND, "jobs", body)
             self.assertEqual(self.ann.answer(seq).get(kinds.ERROR_CODE), errors.BadBody.code, body)
         for op, answer in (
-            ("info", {"waiting": 0, "dead": 0, "consumers": 0}), ("peek", {"messages": [], "more": False}),
+            ("info", {
+                "waiting": 0, "dead": 0, "bytes": 0, "paused": False, "consumers": 0, "leased": 0, "retrying": 0,
+                "ready": 0,
+            }), ("peek", {"messages": [], "more": False}),
             ("requeue", {"requeued": 0}), ("purge", {"removed": 0}), ("resume", {"paused": False}),
         ):  # fmt: skip
             self.assertEqual(self.core.command(self.ann, op, "nothing"), answer)

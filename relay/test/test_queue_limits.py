@@ -246,6 +246,20 @@ class Limits(SynchronousTestCase):
         self.assertEqual(len(here.command(ann, "peek", limit=1000)["messages"]), 40)
         self.assertLessEqual(max(asked), 200)
 
+    def test_large_messages(self):
+        """A read that the store ends early, for its bytes, is not the end of the queue."""
+        here = self.limited(QueueRule(pattern="jobs", window=64, window_bytes=1 << 26))
+        ann = here.guest("ann")
+        for number in range(12):
+            here.put(ann, body=b"%2d" % number + bytes(1 << 20))
+        worker = here.worker(credits=1)
+        seen = []
+        for _ in range(12):
+            for number, body in here.deliveries(worker):
+                seen.append(body[:2])
+                worker.send(kinds.ACK, "jobs", offset=number, seq=0)
+        self.assertEqual(seen, [b"%2d" % number for number in range(12)])
+
     def test_early_bytes(self):
         """What waits for the start is bounded in bytes, too."""
         early = QueueCore(JOBS, later=True, config=Config(queue_limits=QueueLimits(pending_bytes_max=1000)))
