@@ -1,12 +1,13 @@
 """The order of one session's frames while some of them wait for a store.
 
-    stored ──▶ stored ──▶ …        what the store takes goes on, one behind the other
+    stored ──▶ stored ──▶ …        what the same store takes goes on, one behind the other
        │
        ▼
     a frame of another kind ──▶ waits, and all behind it ──(the stores are done)──▶ in order
 
-What others see of a session they see in the order in which it sent it: a push behind a durable publication arrives
-behind it. The waiting frames are bounded by ``held_frames_max``; the peer is read no further while there are any, or
+What others see of a session they see in the order in which it sent it: a push behind a durable publication, or behind
+a message for a queue, arrives behind it. Histories and queues are two stores here: what goes to one waits for the
+other. The waiting frames are bounded by ``held_frames_max``; the peer is read no further while there are any, or
 while ``history.under_way_max`` stores are under way.
 """
 
@@ -31,38 +32,45 @@ if TYPE_CHECKING:
 log = Logger()
 
 PAUSE: Final = "store"
+HISTORY: Final = "history"
+"""Stores that frames go to: of publications …"""
+QUEUE: Final = "queue"
+"""… and of messages for queues."""
 NOTHING: Final = Message(0)
 """Stands where something waits that is no frame."""
 
 
 class Line:
-    """One session's: ``under_way`` stores, and the frames behind them with what is to be done with each."""
+    """One session's: ``under_way`` to the store ``where`` ('': to both), and the frames behind them with what is to be
+    done with each."""
 
-    __slots__ = ("paused", "under_way", "waiting")
+    __slots__ = ("paused", "under_way", "waiting", "where")
 
     def __init__(self) -> None:
         self.under_way = 0
         self.waiting: deque[tuple[Message, Routed]] = deque()
         self.paused = False
+        self.where = ""
 
 
 class Behind:
-    """One per node. ``goes_on(session, message)``: whether that frame may be begun while stores are under way.
+    """One per node. ``goes_to(session, message)``: the store that the frame goes to, '' when it goes to none.
     ``held``: the sessions whose frames wait behind a hook; they take up again with ``drain``."""
 
-    def __init__(self, hub: Hub, goes_on: Callable[[Session, Message], bool], held: Container[Session]) -> None:
+    def __init__(self, hub: Hub, goes_to: Callable[[Session, Message], str], held: Container[Session]) -> None:
         self._hub = hub
-        self._goes_on = goes_on
+        self._goes_to = goes_to
         self._held = held
         self.lines: dict[Session, Line] = {}
 
-    def begin(self, session: Session) -> None:
-        """A store for ``session`` is under way; ``end`` follows, also when it failed."""
+    def begin(self, session: Session, where: str) -> None:
+        """Something of ``session`` is under way to the store ``where``; ``end`` follows, also when it failed."""
         if session.ended:
             return
         line = self.lines.get(session)
         if line is None:
             line = self.lines[session] = Line()
+        line.where = where if not line.under_way or where == line.where else ""
         line.under_way += 1
         if line.under_way >= self._hub.config.history.under_way_max:
             self._pace(session, line)
@@ -81,7 +89,7 @@ class Behind:
     def order(self, session: Session, message: Message, then: Routed) -> None:
         """``then(session, message)`` now, or when its turn comes. ``then`` answers for its own errors."""
         line = self.lines.get(session)
-        if line is None or (not line.waiting and (not line.under_way or self._goes_on(session, message))):
+        if line is None or (not line.waiting and self._goes_on(line, session, message)):
             then(session, message)
             return
         if len(line.waiting) >= self._hub.config.limits.held_frames_max:
@@ -95,7 +103,7 @@ class Behind:
         """As ``order``, for a frame whose turn has come and that a hook has made into another: it is before all that
         wait, and where it may not be begun yet it stays there."""
         line = self.lines.get(session)
-        if line is None or not line.under_way or self._goes_on(session, message):
+        if line is None or self._goes_on(line, session, message):
             then(session, message)
         else:
             line.waiting.appendleft((message, then))
@@ -117,7 +125,7 @@ class Behind:
         waiting = line.waiting
         while waiting and session not in self._held and not session.ended:
             message, then = waiting[0]
-            if line.under_way and not self._goes_on(session, message):
+            if not self._goes_on(line, session, message):
                 break
             waiting.popleft()
             try:
@@ -138,6 +146,10 @@ class Behind:
     def forget(self, session: Session) -> None:
         """The session has ended: what waits is not carried out."""
         self.lines.pop(session, None)
+
+    def _goes_on(self, line: Line, session: Session, message: Message) -> bool:
+        """Whether a frame may be begun now: nothing is under way, or it follows to the same store."""
+        return not line.under_way or (line.where != "" and self._goes_to(session, message) == line.where)
 
     def _pace(self, session: Session, line: Line) -> None:
         """Read on, or not: anew only when half of what is under way is done."""

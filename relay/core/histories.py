@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from relay import errors
 from relay.config import ChannelRule
 from relay.config_history import ChannelHistory
+from relay.core.behind import HISTORY, Behind
 from relay.core.selection import choose, receivers
 from relay.interfaces import IHistory
 from relay.records import Append, Publication, Retention
@@ -31,7 +32,6 @@ from relay.wire.binary import decode_frame, encode_frame
 from relay.wire.message import Fields, Message
 
 if TYPE_CHECKING:
-    from relay.core.behind import Behind
     from relay.core.hub import Hub
     from relay.core.session import Session
 
@@ -251,7 +251,7 @@ class Histories:
             publishing.deferred = Deferred()
             return publishing.deferred
         if self.behind is not None:
-            self.behind.begin(publisher)
+            self.behind.begin(publisher, HISTORY)
         return 0
 
     def submit(self) -> None:

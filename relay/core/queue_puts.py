@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from relay import errors
 from relay.config import Config
 from relay.core.auth.grant import check_user
+from relay.core.behind import QUEUE, Behind
 from relay.core.hub import FORWARDED_FLAGS
 from relay.core.queue_store import INBOX
 from relay.records import PRIORITIES, PRIORITY_DEFAULT, Put
@@ -52,6 +53,8 @@ class QueuePuts:
         self._desk = desk
         self._config: Config | None = None
         self._policies: dict[str, str] = {}
+        self.behind: Behind | None = None
+        """The router's: told of what is on its way."""
 
     def wanted(self, session: Session, message: Message) -> str | None:
         """The stored name of the queue that a push belongs in, or None. Raises ``BadBody``, ``BadName``, ``Denied``,
@@ -114,12 +117,16 @@ class QueuePuts:
                 hub.refuse(session, Message(kinds.PUSH, message.name, seq=seq), put.error)
             elif seq:
                 hub.answer(session, seq, {kinds.OFFSET: put.number})
+            if self.behind is not None:
+                self.behind.end(session)
 
         # Two users may have the same key; a user's sessions share theirs.
         key = message.get(kinds.IDEMPOTENCY_KEY, "")
         if len(key.encode()) > KEY_BYTES_MAX:
             raise errors.BadBody(f"idempotency_key: at most {KEY_BYTES_MAX} bytes expected")
         self.store(session.realm.name, name, message, session.sender, f"{session.user}\n{key}" if key else "", done)
+        if self.behind is not None:
+            self.behind.begin(session, QUEUE)
 
     def store(
         self, realm: str, name: str, message: Message, sender: Sender | None, key: str, done: Callable[[Put], None]

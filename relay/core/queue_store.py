@@ -9,6 +9,7 @@ ways are bounded: puts over ``pending_max`` are refused, and with as many settle
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
@@ -20,7 +21,7 @@ from relay.core.queue_letters import DeadLetters
 from relay.core.queue_recount import PERIOD_S, Recount
 from relay.core.queue_window import OVERHEAD_BYTES, Memory
 from relay.core.seldom import Seldom
-from relay.records import Put, QueueState, Settle
+from relay.records import RETRY, Put, QueueState, Settle
 from relay.wire import names
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ WEBHOOKS: Final = "$webhook."
 
 NO_RULE: Final = QueueRule(pattern="**")
 
+SETTLE_AGAIN_S: Final = 1.0
+"""Wait before a settlement that the store could not take for now is tried again."""
 LOOK_S: Final = 0.1
 """How often queues that wait for memory look whether there is some."""
 
@@ -216,12 +219,13 @@ class QueueDesk:
             self.putting_bytes -= size
             queue.putting -= 1
             queue.putting_bytes -= size
-            done(put)
+            # Delivered first: later frames of who put it may go on with ``done``.
             if put.error is None and not put.repeated:
                 metrics.queue_put += 1
                 queue.stored(put)
             elif not queue.waiting:
                 queue.run()
+            done(put)
 
     def _settled(self, batch: Sequence[Settle]) -> None:
         self.settling -= len(batch)
@@ -230,10 +234,12 @@ class QueueDesk:
             queue = entry.queue
             error = settle.error
             if error is not None and not isinstance(error, errors.NotFound):
-                others = self._seldom.due("settle")
-                if others is not None:
-                    log.error("queue {queue}: {error} ({others} more times unreported)",
-                              queue=queue.name, error=str(error), others=others)  # fmt: skip
+                _report(self._seldom, queue, error)
+                if error.temporary and done is None and settle.action != RETRY:
+                    # Nobody hears that it could not be stored, so it is for us to try again.
+                    self.settling += 1
+                    self.wheel.after(SETTLE_AGAIN_S, partial(_settle_again, self, settle))
+                    continue
             queue.settled(settle, entry)
             if done is not None:
                 # What the store has no more was settled in another way: expired, or purged.
@@ -254,3 +260,18 @@ def rule_of(rules: Sequence[QueueRule], name: str) -> QueueRule:
     else:
         wanted = name
     return next((each for each in rules if names.matches(each.pattern, wanted)), NO_RULE)
+
+
+def _settle_again(desk: QueueDesk, settle: Settle) -> None:
+    """The store had no room for it before."""
+    desk.settling -= 1
+    settle.error = None
+    desk.settle(settle)
+
+
+def _report(seldom: Seldom, queue: QueueReading, error: errors.RelayError) -> None:
+    """A settlement that the store could not take."""
+    others = seldom.due("settle")
+    if others is not None:
+        log.error("queue {queue}: {error} ({others} more times unreported)",
+                  queue=queue.name, error=str(error), others=others)  # fmt: skip

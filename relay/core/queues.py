@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.logger import Logger
 
 from relay import errors
+from relay.core.behind import QUEUE, Behind
 from relay.core.consumers import Delivery, LocalConsumer
 from relay.core.queue_admin import QueueAdmin
 from relay.core.queue_puts import QueuePuts, inbox_of
@@ -48,6 +49,7 @@ class Queues:
         self.sessions = QueueSessions(hub, self.desk)
         self._early: deque[tuple[Session, Message]] | None = None
         self._early_bytes = 0
+        self._behind: Behind | None = None
         self.table: dict[int, Callable[[Session, Message], None]] = {
             kinds.CONSUME: self.sessions.consume,
             kinds.UNCONSUME: self.sessions.unconsume,
@@ -56,6 +58,10 @@ class Queues:
             kinds.NACK: self.sessions.settle,
             kinds.QUEUE_KIND: self._manage,
         }
+
+    def begin_order(self, behind: Behind) -> None:
+        """``behind`` is told of what is on its way to the store."""
+        self._behind = self.puts.behind = behind
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -89,6 +95,9 @@ class Queues:
                 self.table[message.kind](session, message)
         except errors.RelayError as error:
             self._hub.refuse(session, message, error)
+        finally:
+            if message.kind == kinds.PUSH and self._behind is not None:
+                self._behind.end(session)
 
     def handle(self, session: Session, message: Message) -> None:
         """A frame of one of the kinds in ``table``."""
@@ -114,6 +123,8 @@ class Queues:
             return False
         if self._early is not None:
             self._later(session, message)
+            if self._behind is not None:
+                self._behind.begin(session, QUEUE)
         else:
             self.puts.put(session, message, name)
         return True

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relay import errors
-from relay.core.behind import Behind
+from relay.core.behind import HISTORY, QUEUE, Behind
 from relay.core.channels import Channels
 from relay.core.histories import Histories
 from relay.core.hub import FORWARDED_FLAGS
@@ -55,7 +55,8 @@ class Router:
         self.queues = Queues(hub)
         self.held: dict[Session, deque[Message]] = {}
         """Sessions with a suspended hook, and their frames that wait behind it."""
-        self.behind = self.histories.behind = Behind(hub, self._goes_on, self.held)
+        self.behind = self.histories.behind = Behind(hub, self._goes_to, self.held)
+        self.queues.begin_order(self.behind)
         self._storing = self.behind.lines
         self.table: dict[int, Callable[[Session, Message], Any]] = {  # Any: an Awaitable where a hook may suspend
             kinds.PUBLISH: self._publish,
@@ -114,15 +115,17 @@ class Router:
             return
         self.behind.order(session, message, self._accept)
 
-    def _goes_on(self, session: Session, message: Message) -> bool:
-        """Whether a frame may be begun while a store works for its session: it goes to the store itself."""
-        if message.kind != kinds.PUBLISH:
-            return False
+    def _goes_to(self, session: Session, message: Message) -> str:
+        """The store that a frame goes to, '' when it goes to none."""
         try:
-            plan = self.histories.plan(message.name)
+            if message.kind == kinds.PUBLISH:
+                plan = self.histories.plan(message.name)
+                return HISTORY if plan is not None and plan.durable else ""
+            if message.kind == kinds.PUSH and self.queues.puts.wanted(session, message) is not None:
+                return QUEUE
         except errors.RelayError:
-            return False  # it is refused in its turn
-        return plan is not None and plan.durable
+            pass  # it is refused in its turn
+        return ""
 
     def _accept(self, session: Session, message: Message) -> None:
         if self._hub.on_accepted is not None:

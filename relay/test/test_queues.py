@@ -466,15 +466,19 @@ class Restarts(SynchronousTestCase):
         """Early requests are answered then, in order; too many are refused."""
         config = Config(queue_limits=QueueLimits(early_max=3))
         early = QueueCore(JOBS, later=True, config=config)
-        ann = early.guest("ann")
+        ann, bob, eve = (early.guest(user) for user in ("ann", "bob", "eve"))
         ann.send(kinds.CONSUME, "jobs", credits=3)
         ann.send(kinds.PUSH, "job", queue="jobs")
-        ann.send(kinds.QUEUE_KIND, "jobs", {"op": "info"})
-        refused = ann.send(kinds.PUSH, "job", queue="jobs")
-        self.assertEqual(ann.answer(refused).get(kinds.ERROR_CODE), errors.Unavailable.code)
-        ann.take()
+        eve.send(kinds.QUEUE_KIND, "jobs", {"op": "info"})
+        refused = bob.send(kinds.PUSH, "job", queue="jobs")
+        self.assertEqual(bob.answer(refused).get(kinds.ERROR_CODE), errors.Unavailable.code)
+        ann.send(kinds.PUSH, "told", b"behind it", user="ann", seq=0)
+        self.assertEqual(ann.take(), [])
         for _ in range(4):
             early.later.advance()
             early.later.answer()
             early.turn()
-        self.assertEqual([m.kind for m in ann.take()], [kinds.REPLY, kinds.REPLY, kinds.REPLY, kinds.PUSH])
+        self.assertEqual([m.kind for m in eve.take()], [kinds.REPLY])
+        self.assertEqual([(m.kind, m.name) for m in ann.take()],
+                         [(kinds.REPLY, ""), (kinds.PUSH, "job"), (kinds.REPLY, ""), (kinds.PUSH, "told")])  # fmt: skip
+        self.assertEqual((early.router.behind.lines, ann.peer.pauses), ({}, set()))
