@@ -218,7 +218,8 @@ class IHistory(Interface):
         the disk or a quota is (temporary), ``Unavailable`` while the store is stopping."""
 
     def read(wanted: Range, done: Callable[[Page], None]) -> None:
-        """A part of a channel's history. A channel that nobody published to has epoch '' and ``last`` 0."""
+        """A part of a channel's history. A channel that nobody published to, or that was forgotten, has epoch '' and
+        ``last`` 0; ``forgotten`` tells them apart from what somebody knew."""
 
     def purge(realm: str, channel: str, done: Callable[[RelayError | None], None]) -> None:
         """Forget a channel's publications; the next one begins another epoch."""

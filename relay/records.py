@@ -85,7 +85,8 @@ class Range(msgspec.Struct, frozen=True, gc=False):
 
 class Page(msgspec.Struct, frozen=True, gc=False):
     """The answer to a ``Range``. ``first``: the oldest offset still kept, ``last``: the newest that was ever given
-    (``first`` is ``last`` + 1 when nothing is kept). Expired publications are left out, as if they were not kept."""
+    (``first`` is ``last`` + 1 when nothing is kept). Expired publications are left out, as if they were not kept.
+    ``forgotten``: a number that is another one after the channel was forgotten; known where ``after`` is 0."""
 
     epoch: str
     first: int
@@ -93,6 +94,7 @@ class Page(msgspec.Struct, frozen=True, gc=False):
     publications: tuple[Publication, ...] = ()
     retained: Publication | None = None
     error: RelayError | None = None
+    forgotten: int = 0
 
 
 class Put(msgspec.Struct, gc=False):

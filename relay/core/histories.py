@@ -26,7 +26,7 @@ from relay.config_history import ChannelHistory
 from relay.core.behind import HISTORY, Behind
 from relay.core.selection import choose, receivers
 from relay.interfaces import IHistory
-from relay.records import Append, Publication, Retention
+from relay.records import Append, Page, Publication, Retention
 from relay.wire import kinds
 from relay.wire.binary import decode_frame, encode_frame
 from relay.wire.message import Fields, Message
@@ -129,9 +129,10 @@ class Histories:
             plan.simple = not (plan.durable or options.ttl_s or options.retained) and plan.rule.echo
         return plan.store
 
-    def beginning(self, plan: Plan) -> str:
+    def beginning(self, plan: Plan, page: Page) -> str:
         """The epoch that stands for "nothing was published yet": it ends with whatever may forget publications."""
-        return self._beginnings[plan.durable]
+        beginning = self._beginnings[plan.durable]
+        return f"{beginning}.{page.forgotten}" if page.forgotten else beginning
 
     # --- publishing -----------------------------------------------------------------------------------------------
 

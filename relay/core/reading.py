@@ -74,7 +74,7 @@ class Reading:
             if page.error is not None:
                 self._hub.refuse(session, message, page.error)
             else:
-                epoch = page.epoch or self._histories.beginning(plan)
+                epoch = page.epoch or self._histories.beginning(plan, page)
                 self._send(session, message.seq, plan, wanted, options, msgspec.structs.replace(page, epoch=epoch))
 
         self._turns.take(begin)
@@ -92,7 +92,7 @@ class Reading:
     ) -> None:
         end = HistoryEnd(page.epoch, page.first, page.last)
         # Positions of another epoch mean nothing in this one: nothing but the ends is told.
-        known = ("", page.epoch, self._histories.beginning(plan)) if not options.after else ("", page.epoch)
+        known = ("", page.epoch, self._histories.beginning(plan, page)) if not options.after else ("", page.epoch)
         if options.epoch in known:
             tags = tuple((options.tags or {}).items())
             now_ms = int(self._hub.wall() * 1000)

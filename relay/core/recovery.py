@@ -178,7 +178,7 @@ class Recovery:
     def _since(self, page: Page) -> None:
         since = self._subscription.options.since
         assert since is not None
-        begun = since.epoch == page.epoch or (since.offset == 0 and since.epoch == self._beginning)
+        begun = since.epoch == page.epoch or (since.offset == 0 and since.epoch == self._beginning(page))
         missed = page.last - since.offset
         whole = page.epoch == "" or page.first <= since.offset + 1
         most = self._hub.config.history.recovery_messages_max
@@ -190,9 +190,8 @@ class Recovery:
         else:
             self._reply(False, page.last, page)
 
-    @property
-    def _beginning(self) -> str:
-        return self._histories.beginning(self._plan)
+    def _beginning(self, page: Page) -> str:
+        return self._histories.beginning(self._plan, page)
 
     def _since_time(self, page: Page) -> None:
         found = page.publications
@@ -221,7 +220,7 @@ class Recovery:
         self._replied = True
         self._hub.metrics.recovered[{True: "yes", False: "no", None: "none"}[recovered]] += 1
         if self._seq:
-            said = Subscribed(recovered, position, page.epoch or self._beginning)
+            said = Subscribed(recovered, position, page.epoch or self._beginning(page))
             self._answer.update(msgspec.to_builtins(said))
             self._session.send(write(kinds.REPLY, self._answer, self._seq))
         retained = page.retained

@@ -21,6 +21,7 @@ from relay.errors import Full, RelayError
 from relay.interfaces import IHistory
 from relay.records import Append, Page, Publication, Range, Retention
 from relay.store.budget import OVERHEAD_BYTES, READ_BYTES_MAX, Budget
+from relay.store.forgotten import SLOTS, slot
 from relay.store.memory_keys import KeyMemory
 
 EPOCH_BYTES: Final = 8
@@ -124,6 +125,7 @@ class MemoryHistory:
         self._next_number = 1
         self._keys = KeyMemory(options.keys_max)
         self._sweeping: Iterator[Channel] = iter(())
+        self._forgotten = [0] * SLOTS
 
     # --- IHistory -------------------------------------------------------------------------------------------------
 
@@ -176,7 +178,7 @@ class MemoryHistory:
         """As ``IHistory``."""
         channel = self._realms.get(wanted.realm, {}).get(wanted.channel)
         if channel is None:
-            done(Page("", 1, 0))
+            done(Page("", 1, 0, forgotten=self._forgotten[slot(wanted.realm, wanted.channel)]))
             return
         now_ms = self._now_ms()
         publications = channel.publications
@@ -200,7 +202,8 @@ class MemoryHistory:
             if not 0 < each.expires_ms <= now_ms:
                 room -= len(each.frame)
                 found.append(each)
-        done(Page(channel.epoch, first, channel.last, tuple(found), retained))
+        forgotten = 0 if wanted.after else self._forgotten[slot(wanted.realm, wanted.channel)]
+        done(Page(channel.epoch, first, channel.last, tuple(found), retained, None, forgotten))
 
     def purge(self, realm: str, channel: str, done: Callable[[RelayError | None], None]) -> None:
         """As ``IHistory``."""
@@ -259,6 +262,7 @@ class MemoryHistory:
         if not channels:
             del self._realms[channel.realm]
         self._channels -= 1
+        self._forgotten[slot(channel.realm, channel.name)] += 1
         self._retain(channel, None)
         self._budget.add(channel.realm, -channel.size)
         channel.publications, channel.start, channel.bytes = [], 0, 0  # a sweep may still meet it

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from relay.records import Retention
 from relay.store.budget import OVERHEAD_BYTES, Budget
+from relay.store.forgotten import slot
 from relay.store.sqlite_rows import Rows
-from relay.store.sqlite_schema import PUBLICATIONS
+from relay.store.sqlite_schema import FORGOTTEN, PUBLICATIONS
 
 CACHED_MAX: Final = 100_000
 """Channels and queues whose rows are kept in mind, about 50 MB; beyond, all are forgotten after a commit."""
@@ -281,6 +282,10 @@ class Names:
         execute("DELETE FROM channels WHERE realm = ? AND channel = ?", key)
         execute("DELETE FROM retained WHERE realm = ? AND channel = ?", key)
         execute("INSERT INTO garbage VALUES (?, ?, ?, 0)", (realm.number, PUBLICATIONS, channel.number))
+        execute(
+            "INSERT INTO counters VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
+            (f"{FORGOTTEN}.{slot(realm.name, name)}",),
+        )
 
     def queue(self, realm: str, name: str, queues_max: int) -> QueueRow | None:
         """The queue, as ``channel``."""

@@ -16,7 +16,9 @@ import msgspec
 from relay.errors import NotFound, RelayError, Unavailable
 from relay.records import Item, Page, Publication, QueueState, Range
 from relay.store.budget import READ_BYTES_MAX
+from relay.store.forgotten import slot
 from relay.store.sqlite_file import is_busy
+from relay.store.sqlite_schema import FORGOTTEN
 
 _CHANNEL: Final = (
     "SELECT c.realm, c.channel, c.epoch, c.last, c.retained_bytes FROM realms r JOIN channel_names n ON n.realm = r.id"
@@ -57,6 +59,7 @@ _STATES: Final = (
     " JOIN realms r ON r.id = n.realm WHERE q.waiting > 0 OR q.dead > 0 OR q.paused"
 )
 _SEEN: Final = "SELECT u.seen_ms FROM realms r JOIN users u ON u.realm = r.id WHERE r.name = ? AND u.user = ?"
+_FORGOTTEN: Final = "SELECT ifnull(sum(value), 0) FROM counters WHERE name IN (?, ?)"
 _OFFSET_MAX: Final = (1 << 63) - 1
 
 
@@ -74,7 +77,7 @@ class SqliteReader:
         try:
             row = execute(_CHANNEL, (wanted.realm, wanted.channel)).fetchone()
             if row is None:
-                return Page("", 1, 0)
+                return Page("", 1, 0, forgotten=self._forgotten(wanted))
             realm, channel, epoch, last, retained_bytes = row
             live = realm, channel, self._now_ms()
             found = execute(_FIRST, live).fetchone()
@@ -93,9 +96,15 @@ class SqliteReader:
                 bytes_max = wanted.bytes_max or READ_BYTES_MAX
                 text, frames = execute(sql, (*live, after, before, wanted.limit, bytes_max)).fetchone()
                 publications = _publications(text, frames)
-            return Page(epoch, first, last, publications, retained)
+            forgotten = 0 if wanted.after else self._forgotten(wanted)
+            return Page(epoch, first, last, publications, retained, None, forgotten)
         finally:
             execute("COMMIT")
+
+    def _forgotten(self, wanted: Range) -> int:
+        place = str(slot(wanted.realm, wanted.channel))
+        number: int = self._connection.execute(_FORGOTTEN, (FORGOTTEN, f"{FORGOTTEN}.{place}")).fetchone()[0]
+        return number
 
     def load(self, realm: str, queue: str, after: int, limit: int, *, dead: bool) -> Sequence[Item]:
         """As ``IQueueStore.load``."""

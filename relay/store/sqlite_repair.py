@@ -27,6 +27,7 @@ from relay.store.files import OsFiles
 from relay.store.sqlite_check import CACHE_BYTES, look, opened
 from relay.store.sqlite_file import LOCK_SUFFIX, connect, is_full, prepare
 from relay.store.sqlite_names import EPOCH_BYTES
+from relay.store.sqlite_schema import FORGOTTEN
 
 NEW_SUFFIX: Final = ".repaired"
 DAMAGED_SUFFIX: Final = ".damaged"
@@ -92,6 +93,7 @@ UPDATE queues SET
     (dead, dead_bytes, last) = (SELECT count(*), ifnull(sum(length(frame) + {OVERHEAD_BYTES}), 0),
         max(queues.last, ifnull(max(number), 0)) FROM dead d
         WHERE d.realm = queues.realm AND d.queue = queues.queue AND d.generation = queues.dead_generation);
+INSERT INTO counters VALUES ('{FORGOTTEN}', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1;
 REPLACE INTO counters SELECT 'number', max(1 + ifnull((SELECT max(channel) FROM channels), 0),
     1 + ifnull((SELECT max(queue) FROM queues), 0), 1 + ifnull((SELECT max(id) FROM realms), 0),
     1 + ifnull((SELECT max(owner) FROM garbage), 0),

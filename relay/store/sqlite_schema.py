@@ -38,6 +38,9 @@ VERSION: Final = 2
 PUBLICATIONS: Final = "publications"
 MESSAGES: Final = "messages"
 DEAD_MESSAGES: Final = "dead"
+FORGOTTEN: Final = "forgotten"
+"""Counts channels that are forgotten, with a dot and a number those of one part of all, see ``relay.store.forgotten``.
+It begins somewhere, so that a new file in the place of a lost one is told apart."""
 
 TABLES: Final = (
     "realms", "channel_names", "channels", "publications", "retained", "queue_names", "queues", "messages", "dead",
@@ -110,7 +113,8 @@ CREATE TABLE garbage (
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO counters VALUES ('number', 1);
 """
-SCHEMA: Final = _CHANNELS + _FRAMES + _OTHERS
+_BEGIN_FORGOTTEN: Final = f"INSERT INTO counters VALUES ('{FORGOTTEN}', 1 + abs(random() % 4294967296));"
+SCHEMA: Final = _CHANNELS + _FRAMES + _OTHERS + _BEGIN_FORGOTTEN
 
 MIGRATIONS: Final = {
     # Version 1 clustered frames by channel and queue, did not count what a channel kept, knew no last values, and
@@ -144,6 +148,7 @@ MIGRATIONS: Final = {
     DROP TABLE publications_1;
     DROP TABLE messages_1;
     DROP TABLE dead_1;
+    {_BEGIN_FORGOTTEN}
     """,
 }
 """SQL that makes version N + 1 out of version N."""

@@ -39,6 +39,7 @@ class FakeHistory:
         self.appended: list[Append] = []
         self.pages: list[Range] = []
         self.epochs = 0
+        self.lost: dict[tuple[str, str], int] = {}
 
     def complete(self, count: int | None = None) -> None:
         """Let what waits complete, in order; ``count``: only so many."""
@@ -48,7 +49,8 @@ class FakeHistory:
 
     def lose(self, realm: str, channel: str) -> None:
         """The channel's log is gone."""
-        self.logs.pop((realm, channel), None)
+        if self.logs.pop((realm, channel), None) is not None:
+            self.lost[realm, channel] = self.lost.get((realm, channel), 0) + 1
 
     def trim(self, realm: str, channel: str, keep: int) -> None:
         """Only the newest ``keep`` are kept."""
@@ -128,7 +130,7 @@ class FakeHistory:
     def _page(self, wanted: Range) -> Page:
         log = self.logs.get((wanted.realm, wanted.channel))
         if log is None:
-            return Page("", 1, 0)
+            return Page("", 1, 0, forgotten=self.lost.get((wanted.realm, wanted.channel), 0))
         now = self.now_ms()
         kept = [each for each in log.kept if not each.expires_ms or each.expires_ms > now]
         first = kept[0].offset if kept else log.last + 1
@@ -151,4 +153,5 @@ class FakeHistory:
         retained = log.retained
         if retained is not None and retained.expires_ms and retained.expires_ms <= now:
             retained = None
-        return Page(log.epoch, first, log.last, tuple(page), retained)
+        forgotten = self.lost.get((wanted.realm, wanted.channel), 0)
+        return Page(log.epoch, first, log.last, tuple(page), retained, None, forgotten)

@@ -385,6 +385,20 @@ class HistoryContract(Contract):
         self.assertNotIn(page.epoch, ("", epoch))
         self.assertEqual(await self.offsets(store, "other"), [1])
 
+    async def test_forgotten(self) -> None:
+        """A page tells a channel that was forgotten from what it was before; other channels are not concerned."""
+        store = self.store()
+        before = await self.page(store)
+        other = await self.page(store, "other")
+        for _ in range(2):
+            await self.append(store, self.publication())
+            self.assertEqual((await self.page(store)).forgotten, before.forgotten)
+            self.assertEqual(await self.ask(store, store.history.purge, "r", "c"), None)
+            after = await self.page(store)
+            self.assertGreater(after.forgotten, before.forgotten)
+            before = after
+        self.assertEqual((await self.page(store, "other")).forgotten, other.forgotten)
+
     async def test_purge_of_nothing(self) -> None:
         """A purge of a channel that is not there is no error, and makes none."""
         store = self.store(channels_max=1)

@@ -76,6 +76,11 @@ class Recovering(SynchronousTestCase):
             (core.memory if name == "mem.1" else core.durable).lose("default", name)
             lost, events = subscribe(core, core.guest("ann"), name, since={"offset": 2, "epoch": "e1"})
             self.assertEqual((lost.recovered, lost.offset, events), (False, 0, []))
+            # Two were published and are forgotten since it was known as empty: nobody may say that nothing is missing.
+            lost, events = subscribe(core, core.guest("ann"), name, since=since)
+            self.assertEqual((lost.recovered, events), (False, []))
+            again, _ = subscribe(core, core.guest("ann"), name, since={"offset": 0, "epoch": lost.epoch})
+            self.assertEqual(again, Subscribed(True, 0, lost.epoch))
 
     def test_last(self):
         """The newest so many, or as many as there are."""
