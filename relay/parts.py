@@ -100,7 +100,7 @@ class Parts:
         self.webhooks: Webhooks | None = None
         self._use_webhooks(config)
         self.entrances: dict[str, Entrance] = {}
-        self.metrics = MetricsResource(self.gate, self._doors)
+        self.metrics = MetricsResource(self.gate, self._doors, self.stores.figures)
         self.authentication = self._authentication(config)
         self.realms: dict[str, str] = {}
         self.cluster: ClusterService | None = None

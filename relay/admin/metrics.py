@@ -32,10 +32,27 @@ Doors = Callable[[], Iterable[tuple[str, dict[str, int]]]]
 """Each listener's name, and its connections that ended before they were peers, by reason."""
 
 
+Figures = Callable[[], dict[str, int]]
+"""What the stores count: some of the names in ``STORE_COUNTERS`` and ``STORE_GAUGES``."""
+
+STORE_COUNTERS: Final = {
+    "commits": "Transactions of the store that were synced.",
+    "messages": "Publications, messages and settlements in them, refused ones too.",
+    "refusals": "Transactions that met a full disk.",
+}
+STORE_GAUGES: Final = {
+    "full": "1 while the disk has no room.",
+    "waiting_bytes": "What waits for the next transactions.",
+    "room_bytes": "What the file may still take, as of a short while ago.",
+    "memory_bytes": "What the store in memory holds.",
+}
+
+
 class NodeCollector(Collector):
     """Reads one node's tables when asked."""
 
-    def __init__(self, gate: Gate, started_at: float, doors: Doors) -> None:
+    def __init__(self, gate: Gate, started_at: float, doors: Doors, figures: Figures = dict) -> None:
+        self._figures = figures
         self._gate = gate
         self._doors = doors
         self._started_at = started_at
@@ -49,6 +66,7 @@ class NodeCollector(Collector):
         yield from self._webhooks(metrics)
         yield from self._history(metrics)
         yield from self._queues(metrics)
+        yield from self._stores()
         yield from self._process()
 
     def _frames(self, metrics: Metrics) -> Iterator[Metric]:
@@ -180,6 +198,13 @@ class NodeCollector(Collector):
         ):
             yield CounterMetricFamily(name, text, value=value)
 
+    def _stores(self) -> Iterator[Metric]:
+        figures = self._figures()
+        for family, texts in ((CounterMetricFamily, STORE_COUNTERS), (GaugeMetricFamily, STORE_GAUGES)):
+            for name, text in texts.items():
+                if name in figures:
+                    yield family(f"relay_store_{name}", text, value=figures[name])
+
     def _process(self) -> Iterator[Metric]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         yield CounterMetricFamily(
@@ -208,10 +233,10 @@ class MetricsResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate, doors: Doors = tuple) -> None:
+    def __init__(self, gate: Gate, doors: Doors = tuple, figures: Figures = dict) -> None:
         Resource.__init__(self)
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(NodeCollector(gate, time.time(), doors))
+        self._registry.register(NodeCollector(gate, time.time(), doors, figures))
 
     def render_GET(self, request: Request) -> bytes:
         """The text format."""

@@ -121,7 +121,7 @@ class Outbox:
         expires_ms = entry.at_ms + int(self.config.age_s_max * 1000)
         return Put(
             self.config.realm, self._queue, frame, entry.at_ms, expires_ms=expires_ms, ordering_key=entry.lane,
-            context=entry,
+            queue_bytes_max=self.config.pending_bytes_max, context=entry,
         )  # fmt: skip
 
     def _stored(self, batch: Sequence[Put]) -> None:

@@ -121,6 +121,18 @@ class SqliteStore:
         assert self._reader is not None, "the store is not open"
         return self._reader
 
+    def figures(self) -> dict[str, int]:
+        """See ``Stores.figures``; empty before it is open. ``room_bytes``: what the file may still take."""
+        writer = self._writer
+        if writer is None:
+            return {}
+        counters = writer.counters
+        return {
+            "commits": counters.commits, "messages": counters.messages, "refusals": counters.full,
+            "full": int(bool(writer.full)), "waiting_bytes": self._waiting_bytes,
+            "room_bytes": max(0, writer.room.bytes),
+        }  # fmt: skip
+
     def tick(self) -> None:
         """Once in ``store.trim_interval_s``: look for what is to be trimmed, and write who was seen."""
         self.presence.flush()

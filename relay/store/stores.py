@@ -93,6 +93,15 @@ class Stores:
     def _now_ms(self) -> int:
         return int(self._now_s() * 1000)
 
+    def figures(self) -> dict[str, int]:
+        """What the stores count, as far as they are in use; ``full`` is 1 while the disk has no room."""
+        figures: dict[str, int] = {}
+        if self._memory is not None:
+            figures["memory_bytes"] = self._memory.budget.bytes
+        if self._sqlite is not None:
+            figures |= self._sqlite.figures()
+        return figures
+
     # --- life -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:

@@ -257,12 +257,13 @@ class FullTests(FileCase):
         self.assertEqual([each.offset for each in batch], [0, 0])
         self.assertEqual(answers[1][0].error, None)
         self.assertEqual(await self.numbers(store), [])
-        self.assertEqual(store.writer.counters.full, 1)
+        self.assertEqual([store.figures()[name] for name in ("refusals", "full", "waiting_bytes")], [1, 1, 0])
         self.assertEqual(len(self.flushLoggedErrors()), 0)
         Faulty.fault = None
         again = [self.publication(), self.publication(channel="new", key="k", key_until_ms=self.now_ms + 99)]
         self.assertEqual(await self.append(store, *again), [2, 1])
         self.assertEqual([each.repeated for each in again], [False, False])
+        self.assertEqual([store.figures()[name] for name in ("full", "messages")], [0, 7])
         held = dict(store.writer.budget.realms)
         self.assertEqual(self.restarted(store).writer.budget.realms, held)
 

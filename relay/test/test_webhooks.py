@@ -238,18 +238,19 @@ class TellingTests(SynchronousTestCase):
         self.assertEqual(sorted(self.core.hub.metrics.webhooks), ["new", "w"])
 
     def test_metrics(self):
-        """Delivered, failed, waiting and dropped are shown."""
+        """Delivered, failed, waiting and dropped are shown; and what the stores count."""
         self.hooks(webhook(pending_max=2, events=("joined",)))
         for number in range(3):
             self.webhooks.take(Occurrence("joined", "default", int(self.core.hub.wall() * 1000), f"c{number}"))
         self.turn()
         self.agent.answer(503)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(NodeCollector(self.core.gate, 0.0, tuple))
+        registry.register(NodeCollector(self.core.gate, 0.0, tuple, lambda: {"commits": 3, "full": 1}))
         page = generate_latest(registry).decode()
         for line in (
             'relay_webhook_delivered_total{webhook="w"} 0.0', 'relay_webhook_failures_total{webhook="w"} 1.0',
             'relay_webhook_waiting{webhook="w"} 2.0', 'relay_webhook_dropped_total{reason="full",webhook="w"} 1.0',
+            "relay_store_commits_total 3.0", "relay_store_full 1.0",
         ):  # fmt: skip
             self.assertIn(line, page)
 
