@@ -305,6 +305,10 @@ async def _push(client: Client, options: Options) -> int:
     done = await client.push(
         options["name"], value, codec=codec, **{key: value for key, value in targets.items() if value}
     )
+    if done.offset is not None:  # the rule of its name says so
+        where = f"stored in the inbox of {options['to']} as {done.offset}"
+        _print(options["as_json"], {"user": options["to"], "offset": done.offset}, where)
+        return 0
     _print(
         options["as_json"], {"addressed": done.addressed, "reached": done.reached},
         f"{done.reached} of {_count(done.addressed, 'session')} reached",

@@ -14,7 +14,7 @@ from relay.cli.exits import FAILED
 from relay.client.aio import Client
 from relay.client.events import Event
 from relay.client.queues import Delivery
-from relay.errors import ConfigError, RelayError
+from relay.errors import RelayError
 from relay.wire import kinds
 from relay.wire.message import Message
 
@@ -113,8 +113,6 @@ def _described(delivery: Delivery) -> tuple[dict[str, Any], str]:  # Any: what J
 async def _command(client: Client, options: Options) -> int:
     keys: dict[str, Any] = {key: options[key] for key in ("after", "limit") if key in options}  # Any: JSON
     if "everything" in options:
-        if bool(options["offsets"]) == options["everything"]:
-            raise ConfigError("either --offset or --all is needed")
         keys["offsets"] = list(options["offsets"])
     reply = await client.queue(options["queue"], options["op"], **keys)
     if "messages" in reply:

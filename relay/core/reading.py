@@ -49,7 +49,7 @@ class Reading:
         if not session.identity.permissions.allows("subscribe", name):
             raise errors.Denied(f"history of {name}")
         if plan is None:
-            raise errors.Unsupported(f"{name} keeps no history")
+            raise errors.Unsupported(f"channel {name} keeps no history")
         store = self._histories.store(plan)
         limits = self._hub.config.history
         under_way = self._under_way.get(session, 0)

@@ -26,6 +26,7 @@ from relay.cli.client_status import page_of, samples
 from relay.cli.exits import exit_status
 from relay.client import tx
 from relay.client.link import CannotConnect
+from relay.config_queues import PushRule
 from relay.errors import ConfigError
 from relay.test.client_node import ClientNode
 
@@ -103,7 +104,7 @@ class CommandTests(unittest.TestCase):
         """A node."""
         folder = tempfile.mkdtemp(prefix="relay")
         self.addCleanup(shutil.rmtree, folder)
-        self.node = ClientNode(reactor, folder)
+        self.node = ClientNode(reactor, folder, pushes=(PushRule(pattern="news", inbox="away"),))
         self.addCleanup(lambda: Deferred.fromCoroutine(self.node.stop()))
         return Deferred.fromCoroutine(self.node.start())
 
@@ -222,6 +223,8 @@ class CommandTests(unittest.TestCase):
         self.assertEqual(sub.out.decode(), "note.x  <ann>  hi\n")
         err = await self.output("push", "note.x", "hi", "--to", "nobody", status=1)
         self.assertIn("relay: ", err)
+        out = await self.output("push", "news", "hi", "--to", "bob", user="ann")
+        self.assertEqual(out, "stored in the inbox of bob as 1\n")
 
     async def test_presence(self) -> None:
         """Who is in a channel, with what they tell of themselves; how many; whether a user is here."""
