@@ -18,6 +18,7 @@ from relay.config_cluster import Cluster
 from relay.config_history import ChannelHistory, HistoryLimits
 from relay.config_kcp import Kcp
 from relay.config_queues import PushRule, QueueLimits, QueueRule
+from relay.config_quic import Quic
 from relay.config_store import Store
 from relay.config_types import NAME_BYTES_MAX, Count, Name, Positive, PositiveSeconds, Seconds, Section, Text
 from relay.config_udp import Udp
@@ -104,7 +105,7 @@ class Listener(Section, frozen=True, kw_only=True):
         ),
     ]
     transport: Annotated[
-        Literal["stream", "kcp", "udp"],
+        Literal["stream", "kcp", "udp", "quic"],
         Meta(description="what carries the protocols; all but `stream` need a `udp:` address"),
     ] = "stream"
     protocols: Annotated[
@@ -124,6 +125,7 @@ class Listener(Section, frozen=True, kw_only=True):
     http: Http = Http()
     kcp: Annotated[Kcp | None, Meta(description="options of `transport: kcp`, which needs this section")] = None
     udp: Annotated[Udp, Meta(description="options of `transport: udp`")] = Udp()
+    quic: Annotated[Quic, Meta(description="options of `transport: quic`")] = Quic()
     proxy_protocol: Annotated[
         bool, Meta(description="connections begin with a PROXY protocol header, version 1 or 2")
     ] = False

@@ -22,6 +22,7 @@ from twisted.plugin import getPlugins
 
 from relay.config import Config, Http, Listener, WebSocket
 from relay.config_mistakes import nearest
+from relay.config_quic import Quic
 from relay.config_udp import Udp
 from relay.core.auth.authentication import Authentication
 from relay.core.limits import is_loopback
@@ -30,6 +31,7 @@ from relay.errors import BadName, ConfigError
 from relay.protocols.datagrams import datagram_address
 from relay.protocols.kcp_endpoint import cipher_for, options_of
 from relay.protocols.listen import endpoint_words
+from relay.protocols.quic_endpoint import check_package
 from relay.protocols.tls import context_of
 from relay.wire.names import check_name, check_pattern
 
@@ -207,13 +209,17 @@ def _carried(listener: Listener, path: str) -> Iterator[str]:
         yield f"{path}.kcp: has no effect without {path}.transport: kcp"
     if carrier != "udp" and listener.udp != Udp():
         yield f"{path}.udp: has no effect without {path}.transport: udp"
+    if carrier != "quic" and listener.quic != Quic():
+        yield f"{path}.quic: has no effect without {path}.transport: quic"
     if carrier == "stream":
         return
     if carrier == "kcp":
         yield from _kcp(listener, path)
     if listener.protocols != ("relay",):
         yield f"{path}.protocols: {carrier} carries relay"
-    if listener.tls is not None:
+    if carrier == "quic":
+        yield from _quic(listener, path)
+    elif listener.tls is not None:
         yield f"{path}.tls: it is for streams; {carrier} has encryption of its own"
     if listener.proxy_protocol:
         yield f"{path}.proxy_protocol: it is for streams"
@@ -227,6 +233,16 @@ def _kcp(listener: Listener, path: str) -> Iterator[str]:
     else:
         yield from _raised(f"{path}.kcp", options_of, listener.kcp)
         yield from _raised(f"{path}.kcp", cipher_for, listener.kcp)
+
+
+def _quic(listener: Listener, path: str) -> Iterator[str]:
+    yield from _raised(f"{path}.transport", check_package)
+    if listener.tls is None:
+        yield f"{path}.tls: transport quic needs this section, with a certificate"
+    elif listener.tls.plain:
+        yield f"{path}.tls.plain: there is no QUIC without TLS"
+    elif listener.tls.client_ca:
+        yield f"{path}.tls.client_ca: client certificates are not asked for over QUIC"
 
 
 def _anonymous(config: Config) -> Iterator[str]:

@@ -52,9 +52,10 @@ class IPeer(Interface):
     local: bool = Attribute("True for loopback and Unix sockets.")
 
     loose: Callable[[bytes, str | None], None] | None = Attribute(
-        "Where the transport may lose frames: sends one that is neither counted nor sent again; of those with the same "
-        "key only the newest is handed over. None: the transport loses nothing, and all frames go by send."
+        "Where the transport carries frames apart from the session's: sends one that is neither counted nor sent again "
+        "after a resume; of those with the same key only the newest is handed over. None: all frames go by send."
     )
+    apart: int = Attribute("Flags of the messages without seq that go by loose and come so; 0 where loose is None.")
 
     def send(frame: bytes, key: str | None = None, flags: int = 0) -> None:
         """Queue ``frame``. ``key``: the conflation key, for the policy ``latest`` when the peer is slow."""

@@ -10,11 +10,12 @@ import msgspec
 from relay.client.options import ClientOptions
 from relay.client.plan import Address
 from relay.client.runtime import Runtime, Task, Transport
+from relay.errors import ConfigError
 
 if TYPE_CHECKING:
     from relay.client.line import Line
 
-SCHEMES = frozenset({"udp", "kcp"})
+SCHEMES = frozenset({"udp", "kcp", "quic"})
 
 
 class DatagramConnection(Transport, Protocol):
@@ -61,6 +62,13 @@ def maker(address: Address, options: ClientOptions, runtime: Runtime, line: Line
             values["mtu"] = int(values["mtu"])
         kcp = msgspec.structs.replace(options.kcp, **values)
         return lambda send, shut: KcpConnection(kcp, runtime, line, send, shut)
+    if address.scheme == "quic":
+        try:
+            from relay.client.quic import QuicConnection
+        except ImportError as error:
+            raise ConfigError(f"quic: needs aioquic: pip install 'relay-messaging[quic]' ({error})") from None
+
+        return lambda send, shut: QuicConnection(address, options.tls, runtime, line, send, shut)
     from relay.client.udp import UdpConnection
 
     return lambda send, shut: UdpConnection(address, options.secure, runtime, line, send, shut)

@@ -9,6 +9,7 @@ from relay.client.runtime import Task, Transport
 
 if TYPE_CHECKING:
     from relay.client.driver import Driver
+    from relay.wire.message import Message
 
 LINGER_S = 2.0
 """A closed transport that does not get rid of its last bytes is cut off after this."""
@@ -69,6 +70,16 @@ class Line:
                     link.lost(self.attempt, str(framing.failed), now)
 
         self._driver.run(feed)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the session's messages may come: the welcome has."""
+        return self._driver.core.link.state == "ready"
+
+    def apart(self, message: Message) -> None:
+        """A message came that the transport carries apart from the frames of the stream."""
+        if not self.dropped:
+            self._driver.run(lambda now: self._driver.core.link.received(self.attempt, [message], now))
 
     def writable(self, yes: bool) -> None:
         """The transport's buffer is low (or full)."""

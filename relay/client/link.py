@@ -118,7 +118,7 @@ class Link:
             self.state = "greeting"
             self._heard_at = now
             self._outbound.form = way.form
-            self._outbound.lossy = way.lossy
+            self._outbound.apart = way.apart
         else:
             race.greeted.add(attempt)
         if greeted:
@@ -152,7 +152,8 @@ class Link:
                     self._control(message, now)
                 elif self.state == "ready":
                     ledger = self._outbound.ledger
-                    if ledger is not None and not (self._outbound.lossy and is_loose(message)):
+                    apart = self._outbound.apart
+                    if ledger is not None and not (apart and is_loose(message, apart)):
                         report = ledger.heard(message) or report
                     self.upper.frame(message, now)
                 else:

@@ -30,8 +30,8 @@ class Outbound:
         self.ledger: Ledger | None = None
         self.frame_bytes_max = 0
         self.form = "binary"
-        self.lossy = False
-        """The transport may lose frames: those that it may lose are neither counted nor kept."""
+        self.apart = 0
+        """Flags of messages that the transport carries apart, and may lose: they are neither counted nor kept."""
         self.blocked = False
         self.queued_frames = 0
         self.queued_bytes = 0
@@ -167,7 +167,7 @@ class Outbound:
                 self.too_large(outgoing, FrameTooLarge(f"the frame has {size} bytes, the server takes {limit}"), now)
                 return
         outgoing.sent = True
-        if self.ledger is not None and not (self.lossy and is_loose(message)):
+        if self.ledger is not None and not (self.apart and is_loose(message, self.apart)):
             self.ledger.keep(outgoing)
         self._effects.append(Send(message))
 

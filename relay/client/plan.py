@@ -1,6 +1,6 @@
 """Where to connect next and when: addresses in turn, back-off with full jitter.
 
-    tcp://HOST:PORT   tls://HOST:PORT   unix:PATH   udp://HOST:PORT   kcp://HOST:PORT
+    tcp://HOST:PORT   tls://HOST:PORT   unix:PATH   udp://HOST:PORT   kcp://HOST:PORT   quic://HOST:PORT
     ws://HOST[:PORT]/PATH   wss://HOST[:PORT]/PATH   [?form=json]
     tcp://HOST:PORT?key=SHA256:…      the secure channel (docs/secure.md), to the server that has this key
     tcp://HOST:PORT?key=first-use     likewise, the server's key being taken at first use; both also with udp://
@@ -28,10 +28,10 @@ import msgspec
 
 from relay.client.options import ClientOptions
 from relay.errors import ConfigError
-from relay.wire import udp_link, udp_packets
+from relay.wire import kinds, udp_link, udp_packets
 
-DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "udp": 8000, "kcp": 8000, "ws": 80, "wss": 443}
-SECURE = frozenset({"tls", "wss", "unix"})
+DEFAULT_PORTS = {"tcp": 8000, "tls": 8443, "udp": 8000, "kcp": 8000, "quic": 8443, "ws": 80, "wss": 443}
+SECURE = frozenset({"tls", "wss", "unix", "quic"})
 DATAGRAM_HEARTBEAT_S = 15.0
 """NATs forget a mapping of UDP that was silent for 30 s (RFC 4787 asks for two minutes; many do less)."""
 REMEMBER_S = 600.0
@@ -106,12 +106,15 @@ class Address(msgspec.Struct, frozen=True):
     @property
     def heartbeat_s(self) -> float:
         """The heartbeat to wish for when the application has no wish; 0: the server's."""
-        return DATAGRAM_HEARTBEAT_S if self.scheme in ("udp", "kcp") else 0.0
+        return DATAGRAM_HEARTBEAT_S if self.scheme in ("udp", "kcp", "quic") else 0.0
 
     @property
-    def lossy(self) -> bool:
-        """Whether the transport may lose frames that their sender says may be lost."""
-        return self.scheme in ("udp", "quic")
+    def apart(self) -> int:
+        """Flags of messages that the transport carries apart from the session's frames, and outside of their count."""
+        if self.scheme == "udp":
+            return kinds.UNRELIABLE
+        # In the JSON form all go on the one stream.
+        return kinds.UNRELIABLE | kinds.INDEPENDENT if self.scheme == "quic" and self.form == "binary" else 0
 
     def __str__(self) -> str:
         if self.scheme == "unix":
@@ -173,7 +176,7 @@ def _parse(url: str) -> Address:
             raise ConfigError(f"{url}: the path of the socket is missing")
         return Address("unix", "", 0, path, form, key)
     if parts.scheme not in DEFAULT_PORTS:
-        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, udp://, kcp://, ws://, wss:// or auto://")
+        raise ConfigError(f"{url}: expected tcp://, tls://, unix:, udp://, kcp://, quic://, ws://, wss:// or auto://")
     try:
         port = parts.port
     except ValueError:

@@ -19,7 +19,7 @@ from relay.errors import FrameTooLarge, RelayError, RemoteProtocolError
 from relay.wire import kinds
 from relay.wire import udp_packets as packets
 from relay.wire.binary import LENGTH_BYTES, decode_frame
-from relay.wire.message import is_loose
+from relay.wire.message import is_loose, latest_key
 from relay.wire.secure import ClientHandshake, fingerprint
 from relay.wire.secure_records import OVERHEAD_BYTES, REKEY_S, DatagramOpener, DatagramSealer
 from relay.wire.udp_link import UdpLink
@@ -212,8 +212,7 @@ class UdpConnection:
             elif not message.flags & kinds.LATEST:
                 link.send_once(frame)
             else:
-                key = f"{message.name} {message.get(kinds.CONFLATION_KEY, '')}"
-                link.send_latest(frame, zlib.crc32(key.encode()) & 0xFFFF)
+                link.send_latest(frame, zlib.crc32((latest_key(message) or "").encode()) & 0xFFFF)
         except FrameTooLarge as error:
             # The client's core asks before; what is left is a hello, which has to be shorter.
             self._runtime.call_at(now, lambda error=error: self._end(str(error)))  # type: ignore[misc]

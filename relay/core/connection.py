@@ -338,13 +338,13 @@ class Connection(Timed):
 
 
 class LossyConnection(Connection):
-    """Over a transport that may lose frames: those that it may lose are not counted, as at their sender."""
+    """Over a transport that carries frames apart, and may lose them: they are not counted, as at their sender."""
 
     __slots__ = ()
 
     def receive(self, message: Message) -> None:
-        """One decoded message; what may be lost is lost before there is a session."""
-        if not is_loose(message):
+        """One decoded message; what came apart is lost before there is a session."""
+        if not is_loose(message, self.peer.apart):
             super().receive(message)
         elif self.session is not None and self.state == OPEN:
             self._heard = True

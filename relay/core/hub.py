@@ -26,7 +26,7 @@ from relay.interfaces import IDirectory, ILocalProvider
 from relay.wire import kinds, names
 from relay.wire.binary import encode_stream
 from relay.wire.filters import unwrap
-from relay.wire.message import Fields, Message
+from relay.wire.message import Fields, Message, latest_key
 
 if TYPE_CHECKING:
     from relay.core.occurrences import Occurrence
@@ -44,6 +44,8 @@ FORWARDED: Final = frozenset(
     )
 )  # fmt: skip
 FORWARDED_IN_REPLIES: Final = FORWARDED | {kinds.ERROR_CODE, kinds.TEMPORARY, kinds.OUTCOME}
+APART: Final = kinds.UNRELIABLE | kinds.INDEPENDENT
+"""A transport may carry messages with these apart from the session's frames (``IPeer.apart``)."""
 FORWARDED_FLAGS: Final = kinds.UNORDERED | kinds.UNRELIABLE | kinds.LATEST | kinds.INDEPENDENT
 
 NO_RULE: Final = ChannelRule(pattern="**")
@@ -132,7 +134,7 @@ class Hub:
         too, for what came from another node.
         """
         loosely = 0
-        if message.flags & kinds.UNRELIABLE:
+        if message.flags & APART and not message.seq:
             loosely, receivers = self._loosely(message, receivers, skip)
         frames: dict[int, bytes] = {}
         key = None
@@ -179,23 +181,21 @@ class Hub:
     def _loosely(
         self, message: Message, receivers: Iterable[Session], skip: Session | None
     ) -> tuple[int, list[Session]]:
-        """Send what may be lost to those of ``receivers`` whose transport may lose it; how many, and who is left.
+        """Send it to those of ``receivers`` whose transport carries it apart; how many, and who is left.
 
         Such transports speak the binary form alone.
         """
         left = []
         lossy = []
         for session in receivers:
-            if session.peer is None or session.peer.loose is None:
+            if session.peer is None or not message.flags & session.peer.apart:
                 left.append(session)
             elif session is not skip:
                 lossy.append(session)
         able, unable = self._by_filters(message, lossy) if message.get(kinds.FILTERS) else (lossy, [])
         plain = self.plain(message) if unable else message  # before anybody gets anything: it may be refused
         metrics = self.metrics
-        key = None
-        if message.flags & kinds.LATEST:
-            key = f"{message.name} {message.get(kinds.CONFLATION_KEY, '')}"
+        key = latest_key(message)
         for version, sessions in ((message, able), (plain, unable)):
             frame = encode_stream(version) if sessions else b""
             for session in sessions:

@@ -22,6 +22,7 @@ from relay.protocols.proxy import ProxyHeader
 from relay.protocols.secure import SecureGreeting
 from relay.protocols.stream import BoundedDialect, Stream
 from relay.protocols.tls import common_name
+from relay.wire.contracts import BINARY_STREAM
 
 log = Logger()
 
@@ -58,6 +59,9 @@ class Greeting(Step):
         arrival = self.arrival
         arrival.arrived()
         peer = Peer(arrival, self.transport, arrival.label, dialect)
+        if dialect.encoding == BINARY_STREAM:
+            # What travels apart from the stream is in the binary form.
+            peer.loose, peer.apart = getattr(self.transport, "carries_apart", (None, 0))
         pass_on(self.transport, Stream(arrival.entrance, peer, dialect), data)
 
     def _encrypted(self, data: bytes) -> None:

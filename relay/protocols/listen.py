@@ -36,6 +36,7 @@ from relay.protocols.entrance import Entrance
 from relay.protocols.greeting import GreetingFactory
 from relay.protocols.http import PageFactory
 from relay.protocols.kcp_endpoint import KcpEndpoint
+from relay.protocols.quic_endpoint import QuicEndpoint, certificate_of
 from relay.protocols.tls import TlsContexts
 from relay.protocols.udp_endpoint import UdpEndpoint
 from relay.protocols.websocket import OpeningFactory
@@ -43,7 +44,7 @@ from relay.protocols.websocket import OpeningFactory
 log = Logger()
 
 SOCKET_MODE: Final = "660"
-FIXED: Final = ("address", "transport", "backlog", "reuse_port", "proxy_protocol", "kcp", "udp")
+FIXED: Final = ("address", "transport", "backlog", "reuse_port", "proxy_protocol", "kcp", "udp", "quic")
 """What of a listener cannot change while its socket is open."""
 
 
@@ -145,8 +146,11 @@ class ListenerService(Service):
         self.factory = GreetingFactory(self.entrance)
         self.contexts: TlsContexts | None = None
         if listener.tls is not None:
-            self.contexts = TlsContexts(listener.tls, reactor)
-            self.entrance.tls = TLSMemoryBIOFactory(self.contexts, False, self.factory, reactor)
+            if listener.transport == "quic":
+                self.contexts = TlsContexts(listener.tls, reactor, certificate_of)
+            else:
+                self.contexts = TlsContexts(listener.tls, reactor)
+                self.entrance.tls = TLSMemoryBIOFactory(self.contexts, False, self.factory, reactor)
         self.entrance.plain = _plain(listener)
         if "websocket" in listener.protocols:
             self.entrance.websockets = OpeningFactory(self.entrance)
@@ -255,6 +259,9 @@ class ListenerService(Service):
             return datagrams
         if listener.transport == "udp":
             return UdpEndpoint(self._reactor, listener.udp, listener.address, listener.reuse_port)
+        if listener.transport == "quic":
+            assert self.contexts is not None
+            return QuicEndpoint(self._reactor, listener.quic, self.contexts, listener.address, listener.reuse_port)
         if listener.reuse_port:
             made = shared_socket(listener)
             try:

@@ -46,7 +46,7 @@ class Peer:
     """
 
     __slots__ = (
-        "_deadline", "_entrance", "_forgotten_bytes", "_io", "_orderly", "_pauses", "address", "certificate",
+        "_deadline", "_entrance", "_forgotten_bytes", "_io", "_orderly", "_pauses", "address", "apart", "certificate",
         "dialect", "encoding", "ended", "key", "listener", "local", "loose", "outbox", "send", "transport",
     )  # fmt: skip
 
@@ -68,6 +68,7 @@ class Peer:
         self.key = arrival.key
         self.local = is_loopback(arrival.host)
         self.loose: Callable[[bytes, str | None], None] | None = None
+        self.apart = 0
         self.ended = ""
         self._orderly = False
         slow = entrance.listener.slow or entrance.slow

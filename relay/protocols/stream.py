@@ -65,6 +65,15 @@ class Stream:
         )
         self.peer.close(kinds.INTERNAL)
 
+    def apart(self, message: Message) -> None:
+        """A message that the transport carried beside the stream; before the first of the stream it means nothing."""
+        if self.peer.ended or self.receive == self._receive_first:
+            return
+        try:
+            self.receive(message)
+        except Exception:  # noqa: BLE001 - logged; our mistake must not reach the reactor
+            self.broken()
+
     # --- IProtocol --------------------------------------------------------------------------------------------------
 
     def makeConnection(self, transport: Any) -> None:  # Any: whatever transport carries it

@@ -15,6 +15,7 @@ renegotiation, no compression, ALPN ``http/1.1`` (RFC 7301); record buffers are 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from OpenSSL import SSL
@@ -104,13 +105,20 @@ def common_name(transport: Any) -> str:  # Any: a TLS transport, whose interface
 class TlsContexts:
     """The context of new connections, made again when a file has changed. ``reloads``, ``failures``: how often."""
 
-    def __init__(self, options: config.Tls, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        options: config.Tls,
+        clock: IReactorTime,
+        load: Callable[[config.Tls], Any] = context_of,  # Any: what TLS is done with, OpenSSL or another
+    ) -> None:
         """Reads the files. Raises ``ConfigError``."""
+        self._load = load
         self.options = options
         self.reloads = 0
         self.failures = 0
         self._stamp = _stamp(options)
-        self._context = context_of(options)
+        self.current = load(options)
+        """What ``load`` made of the files: the context of new connections."""
         self._watch = LoopingCall(self.check)
         self._watch.clock = clock
 
@@ -127,7 +135,7 @@ class TlsContexts:
     def configure(self, options: config.Tls) -> None:
         """Use other files from now on. Raises ``ConfigError``; then nothing has changed."""
         stamp = _stamp(options)
-        self._context = context_of(options)
+        self.current = self._load(options)
         self._stamp = stamp
         running = self._watch.running
         self.stop()
@@ -142,7 +150,7 @@ class TlsContexts:
             return
         self._stamp = stamp
         try:
-            self._context = context_of(self.options)
+            self.current = self._load(self.options)
         except ConfigError as error:
             self.failures += 1
             log.error("certificate not reloaded, the old one stays: {error}", error=str(error))
@@ -154,7 +162,7 @@ class TlsContexts:
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N803
         """One connection's side of TLS."""
-        return SSL.Connection(self._context, None)
+        return SSL.Connection(self.current, None)
 
 
 def _stamp(options: config.Tls) -> Stamp:

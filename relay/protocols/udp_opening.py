@@ -19,6 +19,7 @@ from relay.protocols.entrance import Arrival, host_of
 from relay.protocols.peer import Peer
 from relay.protocols.stream import Stream
 from relay.protocols.udp_transport import DatagramFrames, UdpTransport
+from relay.wire import kinds
 from relay.wire import udp_packets as packets
 from relay.wire.secure import ServerHandshake
 from relay.wire.secure_records import OVERHEAD_BYTES
@@ -140,6 +141,6 @@ class Openings:
 def _opened(transport: UdpTransport, arrival: Arrival) -> None:
     dialect = DatagramFrames()
     peer = Peer(arrival, transport, "udp", dialect)
-    peer.loose = transport.loosely
+    peer.loose, peer.apart = transport.loosely, kinds.UNRELIABLE
     transport.protocol = stream = Stream(arrival.entrance, peer, dialect)
     stream.makeConnection(transport)

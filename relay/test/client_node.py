@@ -98,6 +98,7 @@ class ClientNode:
         if tls:
             self.certificate, key = make_certificate(self.folder)
             secure = Tls(certificate=self.certificate, key=key)
+            listeners.append(Listener(name="quic", address=datagrams, transport="quic", tls=secure))
             listeners.append(Listener(name="tls", address=local, protocols=("relay", "websocket"), tls=secure))
         root: Resource = site(False, MetricsResource(self.gate), self._fine, self._fine)
         self.hub.wheel.start()
@@ -126,6 +127,8 @@ class ClientNode:
             key = "" if scheme == "udp" else f"&key={fingerprint(public_identity(IDENTITY))}"
             outer = "tcp" if scheme == "secure" else "udp"
             return f"{outer}://127.0.0.1:{self.services[scheme].port()}?form={form}{key}"
+        if scheme == "quic":
+            return f"quic://127.0.0.1:{self.services['quic'].port()}?form={form}"
         port = self.services["tls" if scheme in ("tls", "wss") else "tcp"].port()
         path = "/ws" if scheme in ("ws", "wss") else ""
         return f"{scheme}://127.0.0.1:{port}{path}?form={form}"

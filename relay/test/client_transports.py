@@ -19,11 +19,14 @@ async def every_transport_in_both_forms(shell: Shell) -> None:
     tls = ClientOptions(tls=TlsFiles(ca=f"{shell.folder}/certificate.pem"))
     clients = [
         await shell.connect(shell.url(scheme, form), user=f"{scheme}-{form}", options=tls)
-        for scheme in ("tcp", "unix", "ws", "tls", "wss", "secure", "udp", "udps") for form in ("binary", "json")
+        for scheme in ("tcp", "unix", "ws", "tls", "wss", "secure", "quic", "udp", "udps")
+        for form in ("binary", "json")
         if form == "binary" or not scheme.startswith("udp")
     ]  # fmt: skip
     subscriptions = [await client.subscribe("room.*") for client in clients]
-    values: tuple[Any, ...] = ("text", b"\xff\x00", {"a": [1, None]}, 5, "é", b"", [], True, None, 1.5, -1, "", 2, 3)
+    values: tuple[Any, ...] = (
+        "text", b"\xff\x00", {"a": [1, None]}, 5, "é", b"", [], True, None, 1.5, -1, "", 2, 3, 4, 6
+    )  # fmt: skip
     for client, value in zip(clients, values, strict=True):
         done = await client.publish("room.1", value, metadata={"k": "v"})
         Check.equal(done and done.reached, len(clients))

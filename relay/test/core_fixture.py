@@ -49,6 +49,7 @@ class FakePeer:
     key = ""
     local = True
     loose: Any = None
+    apart = 0
 
     def __init__(self, address: str = "") -> None:
         self.address = address

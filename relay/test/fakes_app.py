@@ -36,6 +36,7 @@ class FakePeer:
     key: str = ""
     local: bool = True
     loose: Any = None
+    apart: int = 0
     queued: int = 0
     sent: list[bytes] = attrs.Factory(list)
 

@@ -21,9 +21,10 @@ from relay.wire.message import Message
 class LossyGuest(Guest):
     """A guest whose transport may lose frames; what it did not is in ``loose``, with its key."""
 
-    def __init__(self, core: Core, address: str = "") -> None:
+    def __init__(self, core: Core, address: str = "", apart: int = kinds.UNRELIABLE) -> None:
         self.core = core
         self.peer = FakePeer(address)
+        self.peer.apart = apart
         self.loose: list[tuple[Message, str | None]] = []
         self.peer.loose = self._loosely
         self.connection: Any = core.gate.connected(self.peer)

@@ -45,6 +45,7 @@ FLOORS: Final = {
     "relay.config_history": 1,
     "relay.config_kcp": 1,
     "relay.config_queues": 1,
+    "relay.config_quic": 1,
     "relay.config_keys": 1,
     "relay.config_store": 1,
     "relay.config_types": 1,

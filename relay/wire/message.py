@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from relay.wire.kinds import FIELDS, KINDS, SESSION_KIND_MIN, UNRELIABLE
+from relay.wire.kinds import CONFLATION_KEY, FIELDS, KINDS, LATEST, SESSION_KIND_MIN, UNRELIABLE
 
 # Values by field type (relay.wire.kinds.FIELDS): uint -> int, text and outcome -> str, bytes -> bytes,
 # present -> True, map -> dict[str, str], filters -> tuple[int, ...]. Any, because the number decides which.
@@ -65,6 +65,14 @@ class Message(msgspec.Struct, gc=False):
         return " ".join(parts)
 
 
-def is_loose(message: Message) -> bool:
-    """Whether a transport that may lose frames may lose this one: it is not counted as session frame there."""
-    return bool(message.flags & UNRELIABLE) and not message.seq and message.kind >= SESSION_KIND_MIN
+def latest_key(message: Message) -> str | None:
+    """Of loose messages with the same key only the newest counts; None: each counts."""
+    return f"{message.name} {message.get(CONFLATION_KEY, '')}" if message.flags & LATEST else None
+
+
+def is_loose(message: Message, apart: int = UNRELIABLE) -> bool:
+    """Whether a transport carries this one apart from the session's frames: it is not counted as one there.
+
+    ``apart``: the flags of messages that it carries so; a transport that may lose frames those that are unreliable.
+    """
+    return bool(message.flags & apart) and not message.seq and message.kind >= SESSION_KIND_MIN

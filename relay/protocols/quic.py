@@ -1,0 +1,381 @@
+"""relay over QUIC on a port: whose datagram is whose, how connections begin, and what leaves at the end of a turn.
+
+    datagram ─▶ by connection id ─▶ its connection, from whatever address
+             └▶ Initial ─┬─ too many begin, or always ─▶ Retry             nothing is kept
+                         ├─ makes no sense ──────────▶ ignored            nothing is kept
+                         └─▶ a connection, unproven: at most three times what came is sent
+    all that came, to the protocols ─▶ end of turn: acknowledgements and answers, one call per client
+
+Source: RFC 9000, RFC 9221 and ``docs/quic.md``. The clock must be fine and must not go back: the pacer of QUIC counts
+in tens of microseconds, and the cached clock of an event loop makes it wait in circles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # it says so in its documentation
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    QuicProtocolVersion,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from relay.config_quic import Quic
+from relay.protocols.datagrams import Address, Batch, DatagramSocket, address_of
+from relay.protocols.deadlines import Deadlines
+from relay.protocols.greeting import Greeting, GreetingFactory
+from relay.protocols.quic_tickets import Tickets
+from relay.protocols.quic_transport import ABORTED, QuicTransport
+from relay.wire.quic_connection import CONNECTION_ID_BYTES, BoundedConnection
+
+log = Logger()
+
+AMPLIFICATION_MAX: Final = 3
+SWEEP_S: Final = 5.0
+"""Deadlines that are further away (an idle connection has no other) are looked at so often."""
+CONNECTION_ID_BYTES_MIN: Final = 8
+"""Of the id that a client makes up for its first datagram (RFC 9000, 7.2)."""
+VERSIONS: Final = [int(QuicProtocolVersion.VERSION_1), int(QuicProtocolVersion.VERSION_2)]
+LONG_HEADER: Final = 0x80
+
+
+@implementer(IListeningPort)
+class QuicPort:
+    """The connections of one listener. ``configuration()`` gives aioquic's for a new one; ``clock`` gives seconds.
+
+    Counters: ``ignored`` datagrams that were nobody's, ``retries`` sent, ``resumed`` connections and those of them with
+    ``early`` data, ``moved`` clients that changed their address, ``dropped`` messages apart that a client did not take.
+    """
+
+    def __init__(
+        self,
+        factory: GreetingFactory,
+        settings: Quic,
+        configuration: Callable[[], QuicConfiguration],
+        reactor: Any,  # Any: IReactorTime, and for a real socket IReactorFDSet
+        clock: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.factory = factory
+        self.connections: dict[bytes, QuicTransport] = {}
+        """By each of their connection ids."""
+        self.transports: set[QuicTransport] = set()
+        self.opening = 0
+        self.ignored = self.retries = self.resumed = self.early = self.moved = self.dropped = 0
+        self.queue_bytes_max = settings.queue_bytes_max
+        self.nodelay = factory.entrance.listener.nodelay
+        self.tickets = Tickets(settings.tickets_max)
+        self.now_s = clock
+        self._settings = settings
+        self._configuration = configuration
+        self._reactor = reactor
+        self._random_bytes = random_bytes
+        self._retry = QuicRetryTokenHandler()
+        self._socket: DatagramSocket | None = None
+        self._marked: list[QuicTransport] = []
+        at_turn_end = getattr(reactor, "callAtTurnEnd", None)
+        self._at_turn_end: Callable[[Callable[[], None]], object] = at_turn_end or (
+            lambda function: reactor.callLater(0, function)
+        )
+        self._deadlines: Deadlines[QuicTransport] = Deadlines(reactor, clock, self._expired)
+        self._sweeper: IDelayedCall | None = None
+        self._closing = False
+
+    def open(self, opened: DatagramSocket) -> None:
+        """Send by this socket from now on."""
+        self._socket = opened
+        self._sweeper = self._reactor.callLater(SWEEP_S, self._sweep)
+
+    # --- in ---------------------------------------------------------------------------------------------------------
+
+    def receive(self, batch: Batch) -> None:
+        """All datagrams of one wake-up; everything is read before anything is answered."""
+        now = self.now_s()
+        connections = self.connections
+        touched: dict[QuicTransport, None] = {}
+        for datagram, place in batch:
+            if not datagram:
+                continue
+            if datagram[0] & LONG_HEADER:
+                # Version (4 bytes), length of the id, the id (RFC 8999, 5.1).
+                transport = connections.get(datagram[6 : 6 + datagram[5]]) if len(datagram) > 6 else None
+            else:
+                transport = connections.get(datagram[1 : 1 + CONNECTION_ID_BYTES])
+            if transport is None:
+                transport = self._begin(datagram, place, now)
+                if transport is None:
+                    self.ignored += 1
+                    continue
+            elif not self._give(transport, datagram, place, now):
+                continue
+            touched[transport] = None
+        for transport in touched:
+            transport.link.connection.acknowledge_now()
+            self._take(transport)
+            self.mark(transport)
+
+    def _give(self, transport: QuicTransport, datagram: bytes, place: Address, now: float) -> bool:
+        connection = transport.link.connection
+        if transport.opening:
+            transport.budget += len(datagram) * AMPLIFICATION_MAX
+        before = connection.get_peer_address()
+        try:
+            connection.receive_datagram(datagram, place, now)
+        except Exception:  # noqa: BLE001 - logged; what a client made aioquic stumble over ends that client alone
+            log.failure("a datagram met an error")
+            transport.lost(ABORTED)
+            return False
+        if place != before and connection.get_peer_address() == place:
+            self.moved += 1
+        return True
+
+    def _take(self, transport: QuicTransport) -> None:
+        try:
+            transport.link.take()
+        except Exception:  # noqa: BLE001 - logged; our mistake costs this connection, no other
+            log.failure("a QUIC connection met an error")
+            transport.lost(ABORTED)
+
+    def _begin(self, datagram: bytes, place: Address, now: float) -> QuicTransport | None:
+        """The connection that a datagram begins; None: it is nobody's, or the client has to prove its address."""
+        if len(datagram) < SMALLEST_MAX_DATAGRAM_SIZE or not datagram[0] & LONG_HEADER:
+            return None
+        try:
+            header = pull_quic_header(Buffer(data=datagram), host_cid_length=CONNECTION_ID_BYTES)
+        except ValueError:
+            return None
+        if header.version not in VERSIONS:
+            if header.version and header.packet_type is not QuicPacketType.VERSION_NEGOTIATION:
+                ids = header.destination_cid, header.source_cid
+                self.send([encode_quic_version_negotiation(*ids, supported_versions=VERSIONS)], place)
+            return None
+        if header.packet_type is not QuicPacketType.INITIAL or len(header.destination_cid) < CONNECTION_ID_BYTES_MIN:
+            return None
+        if self._closing or self.opening >= self._settings.opening_max:
+            return None
+        original: bytes | None = None
+        if self._must_prove():
+            original = self._proved(header, place, now)
+            if original is None:
+                return None
+        return self._accept(header, original, datagram, place, now)
+
+    def _must_prove(self) -> bool:
+        settings = self._settings
+        return settings.retry == "always" or (settings.retry == "load" and self.opening >= settings.retry_from)
+
+    def _proved(self, header: QuicHeader, place: Address, now: float) -> bytes | None:
+        """The id that a client began with before its Retry; None after sending one, or for a token that is not good."""
+        if header.token:
+            try:
+                return self._retry.validate_token(
+                    address=place, destination_cid=header.destination_cid, token=header.token, now=now
+                )
+            except ValueError:
+                return None
+        name = self._random_bytes(CONNECTION_ID_BYTES)
+        token = self._retry.create_token(
+            address=place,
+            original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=name,
+            now=now,
+        )
+        assert header.version is not None
+        retry = encode_quic_retry(
+            version=header.version, source_cid=name, destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid, retry_token=token,
+        )  # fmt: skip
+        self.retries += 1
+        self.send([retry], place)
+        return None
+
+    def _accept(
+        self, header: QuicHeader, original: bytes | None, datagram: bytes, place: Address, now: float
+    ) -> QuicTransport | None:
+        settings = self._settings
+        again = settings.tickets_max > 0
+        connection = BoundedConnection(
+            self._configuration(),
+            settings.streams_max,
+            settings.stream_bytes_max,
+            original_destination_connection_id=original or header.destination_cid,
+            retry_source_connection_id=header.destination_cid if original else None,
+            session_ticket_fetcher=self.tickets.take if again else None,
+            session_ticket_handler=self.tickets.add if again else None,
+        )
+        address = address_of(place)
+        transport = QuicTransport(self, connection, address)
+        if not self._give(transport, datagram, place, now) or not connection.begun:
+            return None  # nothing in it could be opened: it leaves nothing behind
+        protocol = self.factory.buildProtocol(address)
+        if protocol is None:
+            return None
+        assert isinstance(protocol, Greeting)
+        protocol.arrival.secure = True
+        self.transports.add(transport)
+        self.opening += 1
+        self.name(transport, header.destination_cid, True)
+        self.name(transport, connection.host_cid, True)
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        return transport
+
+    # --- for transports ---------------------------------------------------------------------------------------------
+
+    def name(self, transport: QuicTransport, connection_id: bytes, yes: bool) -> None:
+        """A connection id of a transport: from now on, or no longer."""
+        if transport not in self.transports:
+            return
+        if yes:
+            self.connections[connection_id] = transport
+            transport.ids.add(connection_id)
+        elif self.connections.get(connection_id) is transport:
+            del self.connections[connection_id]
+            transport.ids.discard(connection_id)
+
+    def confirmed(self, transport: QuicTransport, resumed: bool, early: bool) -> None:
+        """The handshake of a connection is complete."""
+        if transport in self.transports:
+            self.opening -= 1
+        self.resumed += resumed
+        self.early += early
+
+    def forget(self, transport: QuicTransport) -> bool:
+        """A connection is over: tell the client, and find it no more. False: it is known already."""
+        if transport not in self.transports:
+            return False
+        connection = transport.link.connection
+        # Who has not proved its address is told what aioquic has to say, and nothing when its time is up.
+        if not transport.opening:
+            transport.link.close()
+        if connection.over:
+            self._send_due(transport, self.now_s())
+        self.opening -= transport.opening
+        self.transports.remove(transport)
+        for name in transport.ids:
+            if self.connections.get(name) is transport:
+                del self.connections[name]
+        transport.ids.clear()
+        connection.paused = True
+        if self._closing and not self.transports:
+            self.soon(self._close)
+        return True
+
+    # --- out --------------------------------------------------------------------------------------------------------
+
+    def send(self, datagrams: list[bytes], place: Address) -> None:
+        """Send by the socket, while there is one."""
+        if self._socket is not None:
+            self._socket.send(datagrams, place)
+
+    def mark(self, transport: QuicTransport) -> None:
+        """Something is to be sent, or to be looked at, at the end of the turn."""
+        if not transport.marked:
+            transport.marked = True
+            if not self._marked:
+                self._at_turn_end(self._flush)
+            self._marked.append(transport)
+
+    def _flush(self) -> None:
+        marked, self._marked = self._marked, []
+        for transport in marked:
+            transport.marked = False
+            if transport in self.transports:
+                self._look(transport)
+
+    def _look(self, transport: QuicTransport) -> None:
+        now = self.now_s()
+        self._send_due(transport, now)
+        self._take(transport)
+        transport.settle()
+        if transport in self.transports:
+            timer = transport.link.connection.get_timer()
+            if timer is not None and timer - now < SWEEP_S:
+                self._deadlines.add(transport, max(timer, now))
+
+    def _send_due(self, transport: QuicTransport, now: float) -> None:
+        sent = transport.link.connection.datagrams_to_send(now)
+        if not sent:
+            return
+        place = sent[0][1]
+        datagrams = [datagram for datagram, to in sent if to == place]
+        if transport.opening:
+            datagrams = self._within_budget(transport, datagrams)
+        self.send(datagrams, place)
+        # Another path is being probed: rare, and one datagram.
+        for datagram, to in sent:
+            if to != place:
+                self.send([datagram], to)
+
+    def _within_budget(self, transport: QuicTransport, datagrams: list[bytes]) -> list[bytes]:
+        """aioquic keeps to three times itself; this holds whatever it does."""
+        if transport.link.connection.proven:
+            return datagrams
+        out = []
+        for datagram in datagrams:
+            if transport.budget < len(datagram):
+                break
+            transport.budget -= len(datagram)
+            out.append(datagram)
+        return out
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Call ``function`` when what runs now has returned."""
+        self._reactor.callLater(0, function)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def _expired(self, transport: QuicTransport) -> None:
+        if transport in self.transports:
+            transport.link.connection.handle_timer(self.now_s())
+            self._look(transport)
+
+    def _sweep(self) -> None:
+        self._sweeper = self._reactor.callLater(SWEEP_S, self._sweep)
+        now = self.now_s()
+        for transport in list(self.transports):
+            timer = transport.link.connection.get_timer()
+            if timer is not None and timer - now < SWEEP_S:
+                self._deadlines.add(transport, max(timer, now))
+
+    # --- IListeningPort ---------------------------------------------------------------------------------------------
+
+    def startListening(self) -> None:
+        """Read."""
+        assert self._socket is not None
+        self._socket.start()
+        self.factory.doStart()
+
+    def stopListening(self) -> Deferred[None]:
+        """Take no new connections; those that are there go on, and the socket closes after the last of them."""
+        self._closing = True
+        if not self.transports:
+            self._close()
+        return succeed(None)
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """The address that is listened on."""
+        assert self._socket is not None
+        return address_of(self._socket.place)
+
+    def _close(self) -> None:
+        self._deadlines.stop()
+        if self._sweeper is not None and self._sweeper.active():
+            self._sweeper.cancel()
+        self._sweeper = None
+        opened, self._socket = self._socket, None
+        if opened is not None:
+            opened.close()
+            self.factory.doStop()
