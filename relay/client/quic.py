@@ -191,9 +191,6 @@ class QuicConnection:
 
     # --- relay.wire.quic_link.Sink ----------------------------------------------------------------------------------
 
-    def greeted(self) -> None:
-        """The server is one of relay's, or the handshake would have failed."""
-
     def received(self, data: bytes) -> None:
         """Bytes of the session's stream."""
         self._line.received(data)

@@ -15,17 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # it says so in its documentation
-from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
-from aioquic.quic.packet import (
-    QuicHeader,
-    QuicPacketType,
-    QuicProtocolVersion,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-    pull_quic_header,
-)
-from aioquic.quic.retry import QuicRetryTokenHandler
+from aioquic.quic.configuration import QuicConfiguration
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
@@ -35,20 +25,17 @@ from zope.interface import implementer
 from relay.config_quic import Quic
 from relay.protocols.datagrams import Address, Batch, DatagramSocket, address_of
 from relay.protocols.deadlines import Deadlines
-from relay.protocols.greeting import Greeting, GreetingFactory
+from relay.protocols.greeting import GreetingFactory
+from relay.protocols.quic_opening import LONG_HEADER, Openings
 from relay.protocols.quic_tickets import Tickets
 from relay.protocols.quic_transport import ABORTED, QuicTransport
-from relay.wire.quic_connection import CONNECTION_ID_BYTES, BoundedConnection
+from relay.wire.quic_connection import CONNECTION_ID_BYTES
 
 log = Logger()
 
 AMPLIFICATION_MAX: Final = 3
 SWEEP_S: Final = 5.0
 """Deadlines that are further away (an idle connection has no other) are looked at so often."""
-CONNECTION_ID_BYTES_MIN: Final = 8
-"""Of the id that a client makes up for its first datagram (RFC 9000, 7.2)."""
-VERSIONS: Final = [int(QuicProtocolVersion.VERSION_1), int(QuicProtocolVersion.VERSION_2)]
-LONG_HEADER: Final = 0x80
 
 
 @implementer(IListeningPort)
@@ -78,11 +65,8 @@ class QuicPort:
         self.nodelay = factory.entrance.listener.nodelay
         self.tickets = Tickets(settings.tickets_max)
         self.now_s = clock
-        self._settings = settings
-        self._configuration = configuration
         self._reactor = reactor
-        self._random_bytes = random_bytes
-        self._retry = QuicRetryTokenHandler()
+        self._openings = Openings(self, settings, configuration, random_bytes)
         self._socket: DatagramSocket | None = None
         self._marked: list[QuicTransport] = []
         at_turn_end = getattr(reactor, "callAtTurnEnd", None)
@@ -91,7 +75,8 @@ class QuicPort:
         )
         self._deadlines: Deadlines[QuicTransport] = Deadlines(reactor, clock, self._expired)
         self._sweeper: IDelayedCall | None = None
-        self._closing = False
+        self.closing = False
+        """No new connections are taken."""
 
     def open(self, opened: DatagramSocket) -> None:
         """Send by this socket from now on."""
@@ -114,11 +99,11 @@ class QuicPort:
             else:
                 transport = connections.get(datagram[1 : 1 + CONNECTION_ID_BYTES])
             if transport is None:
-                transport = self._begin(datagram, place, now)
+                transport = None if self.closing else self._openings.begin(datagram, place, now)
                 if transport is None:
                     self.ignored += 1
                     continue
-            elif not self._give(transport, datagram, place, now):
+            elif not self.give(transport, datagram, place, now):
                 continue
             touched[transport] = None
         for transport in touched:
@@ -126,7 +111,8 @@ class QuicPort:
             self._take(transport)
             self.mark(transport)
 
-    def _give(self, transport: QuicTransport, datagram: bytes, place: Address, now: float) -> bool:
+    def give(self, transport: QuicTransport, datagram: bytes, place: Address, now: float) -> bool:
+        """Let a connection have a datagram; False: that was its end."""
         connection = transport.link.connection
         if transport.opening:
             transport.budget += len(datagram) * AMPLIFICATION_MAX
@@ -137,7 +123,7 @@ class QuicPort:
             log.failure("a datagram met an error")
             transport.lost(ABORTED)
             return False
-        if place != before and connection.get_peer_address() == place:
+        if place != before and before is not None and connection.get_peer_address() == place:
             self.moved += 1
         return True
 
@@ -147,90 +133,6 @@ class QuicPort:
         except Exception:  # noqa: BLE001 - logged; our mistake costs this connection, no other
             log.failure("a QUIC connection met an error")
             transport.lost(ABORTED)
-
-    def _begin(self, datagram: bytes, place: Address, now: float) -> QuicTransport | None:
-        """The connection that a datagram begins; None: it is nobody's, or the client has to prove its address."""
-        if len(datagram) < SMALLEST_MAX_DATAGRAM_SIZE or not datagram[0] & LONG_HEADER:
-            return None
-        try:
-            header = pull_quic_header(Buffer(data=datagram), host_cid_length=CONNECTION_ID_BYTES)
-        except ValueError:
-            return None
-        if header.version not in VERSIONS:
-            if header.version and header.packet_type is not QuicPacketType.VERSION_NEGOTIATION:
-                ids = header.destination_cid, header.source_cid
-                self.send([encode_quic_version_negotiation(*ids, supported_versions=VERSIONS)], place)
-            return None
-        if header.packet_type is not QuicPacketType.INITIAL or len(header.destination_cid) < CONNECTION_ID_BYTES_MIN:
-            return None
-        if self._closing or self.opening >= self._settings.opening_max:
-            return None
-        original: bytes | None = None
-        if self._must_prove():
-            original = self._proved(header, place, now)
-            if original is None:
-                return None
-        return self._accept(header, original, datagram, place, now)
-
-    def _must_prove(self) -> bool:
-        settings = self._settings
-        return settings.retry == "always" or (settings.retry == "load" and self.opening >= settings.retry_from)
-
-    def _proved(self, header: QuicHeader, place: Address, now: float) -> bytes | None:
-        """The id that a client began with before its Retry; None after sending one, or for a token that is not good."""
-        if header.token:
-            try:
-                return self._retry.validate_token(
-                    address=place, destination_cid=header.destination_cid, token=header.token, now=now
-                )
-            except ValueError:
-                return None
-        name = self._random_bytes(CONNECTION_ID_BYTES)
-        token = self._retry.create_token(
-            address=place,
-            original_destination_connection_id=header.destination_cid,
-            retry_source_connection_id=name,
-            now=now,
-        )
-        assert header.version is not None
-        retry = encode_quic_retry(
-            version=header.version, source_cid=name, destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid, retry_token=token,
-        )  # fmt: skip
-        self.retries += 1
-        self.send([retry], place)
-        return None
-
-    def _accept(
-        self, header: QuicHeader, original: bytes | None, datagram: bytes, place: Address, now: float
-    ) -> QuicTransport | None:
-        settings = self._settings
-        again = settings.tickets_max > 0
-        connection = BoundedConnection(
-            self._configuration(),
-            settings.streams_max,
-            settings.stream_bytes_max,
-            original_destination_connection_id=original or header.destination_cid,
-            retry_source_connection_id=header.destination_cid if original else None,
-            session_ticket_fetcher=self.tickets.take if again else None,
-            session_ticket_handler=self.tickets.add if again else None,
-        )
-        address = address_of(place)
-        transport = QuicTransport(self, connection, address)
-        if not self._give(transport, datagram, place, now) or not connection.begun:
-            return None  # nothing in it could be opened: it leaves nothing behind
-        protocol = self.factory.buildProtocol(address)
-        if protocol is None:
-            return None
-        assert isinstance(protocol, Greeting)
-        protocol.arrival.secure = True
-        self.transports.add(transport)
-        self.opening += 1
-        self.name(transport, header.destination_cid, True)
-        self.name(transport, connection.host_cid, True)
-        transport.protocol = protocol
-        protocol.makeConnection(transport)
-        return transport
 
     # --- for transports ---------------------------------------------------------------------------------------------
 
@@ -269,7 +171,7 @@ class QuicPort:
                 del self.connections[name]
         transport.ids.clear()
         connection.paused = True
-        if self._closing and not self.transports:
+        if self.closing and not self.transports:
             self.soon(self._close)
         return True
 
@@ -312,24 +214,12 @@ class QuicPort:
         place = sent[0][1]
         datagrams = [datagram for datagram, to in sent if to == place]
         if transport.opening:
-            datagrams = self._within_budget(transport, datagrams)
+            datagrams = within_budget(transport, datagrams)
         self.send(datagrams, place)
         # Another path is being probed: rare, and one datagram.
         for datagram, to in sent:
             if to != place:
                 self.send([datagram], to)
-
-    def _within_budget(self, transport: QuicTransport, datagrams: list[bytes]) -> list[bytes]:
-        """aioquic keeps to three times itself; this holds whatever it does."""
-        if transport.link.connection.proven:
-            return datagrams
-        out = []
-        for datagram in datagrams:
-            if transport.budget < len(datagram):
-                break
-            transport.budget -= len(datagram)
-            out.append(datagram)
-        return out
 
     def soon(self, function: Callable[[], object]) -> None:
         """Call ``function`` when what runs now has returned."""
@@ -360,7 +250,7 @@ class QuicPort:
 
     def stopListening(self) -> Deferred[None]:
         """Take no new connections; those that are there go on, and the socket closes after the last of them."""
-        self._closing = True
+        self.closing = True
         if not self.transports:
             self._close()
         return succeed(None)
@@ -379,3 +269,17 @@ class QuicPort:
         if opened is not None:
             opened.close()
             self.factory.doStop()
+
+
+def within_budget(transport: QuicTransport, datagrams: list[bytes]) -> list[bytes]:
+    """What may be sent of ``datagrams`` to an address that is not proved. aioquic keeps to that; this does whatever it
+    does."""
+    if transport.link.connection.proven:
+        return datagrams
+    out = []
+    for datagram in datagrams:
+        if transport.budget < len(datagram):
+            break
+        transport.budget -= len(datagram)
+        out.append(datagram)
+    return out

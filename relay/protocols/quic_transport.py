@@ -77,9 +77,6 @@ class QuicTransport:
 
     # --- relay.wire.quic_link.Sink ----------------------------------------------------------------------------------
 
-    def greeted(self) -> None:
-        """Nothing waits for that."""
-
     def received(self, data: bytes) -> None:
         """Bytes of the session's stream."""
         if not self.opening and not self._paused and not self._held:
@@ -206,7 +203,7 @@ class QuicTransport:
     def resumeProducing(self) -> None:
         """Hand over again, what came meanwhile first."""
         if self._paused and self.protocol is not None:
-            self._port.soon(self._resume)
+            self._port.soon(self._go_on)
 
     def getPeer(self) -> IAddress:
         """Where the connection began."""
@@ -214,12 +211,10 @@ class QuicTransport:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
-        self._paused = False
-        if not self.opening:
-            self._go_on()
-
     def _go_on(self) -> None:
+        self._paused = False
+        if self.opening:
+            return
         while self._held and not self._paused and self.protocol is not None:
             each = self._held.pop(0)
             if isinstance(each, bytes):

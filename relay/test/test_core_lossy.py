@@ -35,10 +35,23 @@ class LossyGuest(Guest):
         self.loose.append((message, key))
 
 
+class ApartGuest(LossyGuest):
+    """A guest whose transport carries independent frames apart, too: in no order with the others."""
+
+    def __init__(self, core: Core, address: str = "") -> None:
+        super().__init__(core, address, kinds.UNRELIABLE | kinds.INDEPENDENT)
+
+
 class LossyDevice(Device):
     """A device over such a transport."""
 
     guest_of = LossyGuest
+
+
+class ApartDevice(Device):
+    """A device over the other."""
+
+    guest_of = ApartGuest
 
 
 class Counting(SynchronousTestCase):
@@ -46,38 +59,48 @@ class Counting(SynchronousTestCase):
 
     @given(
         st.lists(
-            st.tuples(st.sampled_from(("up", "down", "break")), st.booleans(), st.integers(0, 3), st.booleans()),
+            st.tuples(
+                st.sampled_from(("up", "down", "break")),
+                st.sampled_from((0, kinds.UNRELIABLE, kinds.INDEPENDENT, kinds.UNRELIABLE | kinds.INDEPENDENT)),
+                st.integers(0, 3),
+                st.booleans(),
+            ),
             max_size=30,
-        )
+        ),
+        st.sampled_from((LossyDevice, ApartDevice)),
     )
-    @settings(max_examples=100, deadline=None)
-    def test_nothing_counted_is_lost_or_done_twice(self, steps: Any):
+    @settings(max_examples=150, deadline=None)
+    def test_nothing_counted_is_lost_or_done_twice(self, steps: Any, device_of: Any):
         """Whatever is lost of what may be, counted frames pass once and in order through breaks and resumes."""
         core = Core()
         other = core.guest("other")
-        device = LossyDevice(core, "device")
+        device = device_of(core, "device")
+        apart = device.guest.peer.apart
         device.send([Message(kinds.SUBSCRIBE, "down", seq=9999)], None)
         other.send(kinds.SUBSCRIBE, "up")
         other.take()
         up: list[bytes] = []
         down: list[bytes] = []
-        for number, (what, loose, reach, noticed) in enumerate(steps):
+        for number, (what, flags, reach, noticed) in enumerate(steps):
             body = b"%d" % number
+            loose = flags & apart
             if what == "break":
                 device.read(reach)
                 self.assertTrue(device.break_and_resume(noticed).resumed)
             elif what == "up" and loose:
                 if reach:  # it was not lost
-                    device.guest.connection.receive(Message(kinds.PUBLISH, "up", b"loose", flags=kinds.UNRELIABLE))
+                    device.guest.connection.receive(Message(kinds.PUBLISH, "up", b"loose", flags=flags))
             elif what == "up":
                 up.append(body)
-                device.send([device.publish("up", body)], None if reach else 0)
+                message = device.publish("up", body)
+                message.flags |= flags
+                device.send([message], None if reach else 0)
                 if not reach:
                     device.read(None)
                     self.assertTrue(device.break_and_resume(noticed).resumed)
             else:
                 down += [] if loose else [body]
-                other.send(kinds.PUBLISH, "down", body, seq=0, flags=kinds.UNRELIABLE if loose else 0)
+                other.send(kinds.PUBLISH, "down", body, seq=0, flags=flags)
         device.read(None)
         self.assertEqual([m.body for m in other.take(kinds.EVENT) if m.body != b"loose"], up)
         self.assertEqual([m.body for m in device.arrived if m.kind == kinds.EVENT], down)
@@ -141,11 +164,18 @@ class Clients(SynchronousTestCase):
     """The client's books."""
 
     def test_not_in_the_ledger(self):
-        """Over such a transport what may be lost is neither kept nor counted; over another it is."""
-        for url, kept in (("udp://h:1", 0), ("tcp://h:1", 1)):
+        """Over such a transport what it carries apart is neither kept nor counted; over another it is."""
+        for url, flags, kept in (
+            ("udp://h:1", kinds.UNRELIABLE, 0),
+            ("udp://h:1", kinds.INDEPENDENT, 1),
+            ("tcp://h:1", kinds.UNRELIABLE | kinds.INDEPENDENT, 1),
+            ("quic://h:1", kinds.UNRELIABLE, 0),
+            ("quic://h:1", kinds.INDEPENDENT, 0),
+            ("quic://h:1?form=json", kinds.UNRELIABLE | kinds.INDEPENDENT, 1),
+        ):
             bench = Bench(url).start()
-            bench.core.requests.tell(Message(kinds.PUBLISH, "c", b"x", flags=kinds.UNRELIABLE), bench.now)
-            bench.say(Message(kinds.EVENT, "c", b"y", flags=kinds.UNRELIABLE))
+            bench.core.requests.tell(Message(kinds.PUBLISH, "c", b"x", flags=flags), bench.now)
+            bench.say(Message(kinds.EVENT, "c", b"y", flags=flags))
             ledger = bench.core.outbound.ledger
             assert ledger is not None
             self.assertEqual((ledger.sent, ledger.received), (kept, kept), url)

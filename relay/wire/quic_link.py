@@ -45,9 +45,6 @@ _HALF_U16: Final = 0x8000
 class Sink(Protocol):
     """Who takes what comes."""
 
-    def greeted(self) -> None:
-        """The peer's parameters are known, before anything that it sent."""
-
     def received(self, data: bytes) -> None:
         """Bytes of the session's stream."""
 
@@ -203,7 +200,6 @@ def _reset(sink: Sink, event: Any) -> None:  # Any: StreamReset, StopSendingRece
 
 
 _OTHERS: Final[dict[type, Callable[[Sink, Any], None]]] = {  # Any: each takes its own type of event
-    events.ProtocolNegotiated: lambda sink, event: sink.greeted(),
     events.HandshakeCompleted: lambda sink, event: sink.confirmed(event.session_resumed, event.early_data_accepted),
     events.StreamReset: _reset,
     events.StopSendingReceived: _reset,
