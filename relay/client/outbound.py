@@ -17,7 +17,7 @@ from relay.client.ledger import Ledger, Outgoing
 from relay.client.options import ClientOptions
 from relay.errors import FrameTooLarge, Full
 from relay.wire import binary, kinds, text
-from relay.wire.message import Message, is_loose
+from relay.wire.message import Message, counted, is_loose
 
 _COMPACT_FROM = 64  # withdrawn frames tolerated in the queue before it is looked through
 _INF = float("inf")
@@ -118,7 +118,8 @@ class Outbound:
         """
         assert self.ledger is not None
         self.ledger.acknowledge(received)
-        self._effects.extend(Send(outgoing.message) for outgoing in self.ledger.kept)
+        # Those that another transport would have carried apart are counted already.
+        self._effects.extend(Send(counted(outgoing.message, self.apart)) for outgoing in self.ledger.kept)
         self._ready = True
         self.flush(now)
 

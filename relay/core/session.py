@@ -15,7 +15,7 @@ from relay.core.outbox import CONTROL
 from relay.dialects.relay_v1 import ENCODERS
 from relay.interfaces import IPeer
 from relay.wire import binary, kinds, text
-from relay.wire.message import Message, Sender
+from relay.wire.message import Message, Sender, counted
 
 if TYPE_CHECKING:
     from relay.core.channels import Subscription
@@ -110,6 +110,8 @@ class Session:
         metrics.frames_out[message.kind] += 1
         peer = self.peer
         if peer is not None:
+            if message.flags & peer.apart:
+                message = counted(message, peer.apart)
             frame = ENCODERS[peer.encoding](message)
             metrics.bytes_out[message.kind] += len(frame)
             peer.send(frame)
@@ -150,7 +152,8 @@ class Session:
         assert peer is not None and self.unacked is not None
         encode = ENCODERS[peer.encoding]
         for message in self.unacked:
-            peer.send(encode(message))
+            # It counts, while one with such a flag would not: it came while the session was elsewhere, or nowhere.
+            peer.send(encode(counted(message, peer.apart)))
 
     def withdraw(self, index: int, seq: int) -> None:
         """Frame number ``index``, a pull that was kept but never sent, was failed as not done: it must not be carried

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from relay.client.effects import Send
 from relay.config import Config, Limits
 from relay.test.client_fixture import Bench
 from relay.test.core_fixture import Core, FakePeer, Guest
@@ -60,7 +62,7 @@ class Counting(SynchronousTestCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(("up", "down", "break")),
+                st.sampled_from(("up", "down", "break", "away")),
                 st.sampled_from((0, kinds.UNRELIABLE, kinds.INDEPENDENT, kinds.UNRELIABLE | kinds.INDEPENDENT)),
                 st.integers(0, 3),
                 st.booleans(),
@@ -84,7 +86,13 @@ class Counting(SynchronousTestCase):
         for number, (what, flags, reach, noticed) in enumerate(steps):
             body = b"%d" % number
             loose = flags & apart
-            if what == "break":
+            if what == "away":
+                # Nothing is carried apart to who is not there: it is kept, counts, and comes with the resume.
+                device.read(None)
+                down.append(body)
+                say = partial(other.send, kinds.PUBLISH, "down", body, seq=0, flags=flags)
+                self.assertTrue(device.break_and_resume(True, say).resumed)
+            elif what == "break":
                 device.read(reach)
                 self.assertTrue(device.break_and_resume(noticed).resumed)
             elif what == "up" and loose:
@@ -179,3 +187,14 @@ class Clients(SynchronousTestCase):
             ledger = bench.core.outbound.ledger
             assert ledger is not None
             self.assertEqual((ledger.sent, ledger.received), (kept, kept), url)
+
+    def test_sent_again_elsewhere(self):
+        """What was counted on another transport counts when it is sent again: no flag says otherwise."""
+        bench = Bench("tcp://h:1").start()
+        outbound = bench.core.outbound
+        bench.core.requests.tell(Message(kinds.PUBLISH, "c", b"x", flags=kinds.UNRELIABLE | kinds.NO_ECHO), bench.now)
+        bench.core.take(bench.now)
+        outbound.apart = kinds.UNRELIABLE
+        outbound.resume(0, bench.now)
+        sent = [effect.message for effect in bench.core.take(bench.now) if isinstance(effect, Send)]
+        self.assertEqual([(message.body, message.flags) for message in sent], [(b"x", kinds.NO_ECHO)])

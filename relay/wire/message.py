@@ -65,6 +65,16 @@ class Message(msgspec.Struct, gc=False):
         return " ".join(parts)
 
 
+def counted(message: Message, apart: int) -> Message:
+    """``message`` for the session's own way, where it counts: without the flags of those that are carried apart.
+
+    For what is sent again after a resume, and what answers a request for history: it has a place among the others.
+    """
+    if not is_loose(message, apart):
+        return message
+    return msgspec.structs.replace(message, flags=message.flags & ~apart)
+
+
 def latest_key(message: Message) -> str | None:
     """Of loose messages with the same key only the newest counts; None: each counts."""
     return f"{message.name} {message.get(CONFLATION_KEY, '')}" if message.flags & LATEST else None
