@@ -125,7 +125,6 @@ class QuicConnection:
             self,
         )
         self.resumed = self.early = False
-        self._opened = False
         self._prefaced = False
         self._held: list[Message] = []
         self._full = False
@@ -141,7 +140,7 @@ class QuicConnection:
         """The socket is there: begin, and with a ticket say hello at once."""
         self.link.connection.connect(self._peer, self._clock())
         if self._early:
-            self._open()
+            self._line.opened(self, reached=False)
         self._flush()
 
     def datagram(self, datagram: bytes) -> None:
@@ -212,8 +211,10 @@ class QuicConnection:
         self.resumed, self.early = resumed, early
         if self._apart and not self.link.connection.datagram_bytes_max:
             self._end("the server takes no DATAGRAM frames: ?form=json works without")
+        elif self._early:
+            self._line.reached()
         else:
-            self._open()
+            self._line.opened(self)
 
     def ended(self, reason: str, clean: bool) -> None:
         """The connection is over."""
@@ -223,11 +224,6 @@ class QuicConnection:
         """There is one connection on this socket."""
 
     # --- inside -----------------------------------------------------------------------------------------------------
-
-    def _open(self) -> None:
-        if not self._opened:
-            self._opened = True
-            self._line.opened(self)
 
     def _write_frames(self, data: bytes) -> None:
         """Frames with their lengths: those that travel apart are taken out of the rest."""
@@ -299,8 +295,9 @@ class QuicConnection:
         if self._over:
             return
         self._over = True
-        self.link.close()
-        self._transmit()
+        if self.link.connection.started:
+            self.link.close()
+            self._transmit()
         for task in (self._timer, self._flushing):
             if task is not None:
                 task.cancel()

@@ -100,6 +100,11 @@ class BoundedConnection(QuicConnection):
         return event.reason_phrase or f"closed with code {event.error_code}", event.error_code == 0
 
     @property
+    def started(self) -> bool:
+        """There is an address to send to."""
+        return bool(self._network_paths)
+
+    @property
     def begun(self) -> bool:
         """A packet of the peer could be opened."""
         return self._state is not QuicConnectionState.FIRSTFLIGHT
