@@ -135,12 +135,12 @@ class Openings:
         protocol = port.factory.buildProtocol(address)
         if protocol is None:
             return None
-        assert isinstance(protocol, Greeting)
-        protocol.arrival.secure = True
+        if isinstance(protocol, Greeting):
+            protocol.arrival.secure = True
         port.transports.add(transport)
         port.opening += 1
         port.name(transport, header.destination_cid, True)
         port.name(transport, connection.host_cid, True)
         transport.protocol = protocol
-        protocol.makeConnection(transport)
+        protocol.makeConnection(transport)  # type: ignore[arg-type]  # what is used of ITransport is there
         return transport

@@ -1,6 +1,7 @@
 """relay against other people's implementations, on loopback: the same bytes have to come back.
 
     python -m relay.test.interop kcp [--bytes 1000000]      prints a table; exit status 1 when something was not equal
+    python -m relay.test.interop quic                       likewise; relay.test.interop_quic says what
 
 Peers of KCP: ``kcp-go`` and ``smux`` in a small Go program (``bench/kcp``, built on demand: kcp-go 5.6.72 with Go 1.24
 or newer, else kcp-go 5.6.2, which has no AES-GCM), and ``kcptun`` as Debian packages it. Direction ``to us``: the peer
@@ -30,14 +31,15 @@ from relay.client.options import KcpSettings
 from relay.test.kcp_peer import EchoLine, echoed
 from relay.test.node_process import free_port
 
-SOURCE: Final = Path(relay.__file__).parent.parent / "bench" / "kcp"
-BINARY: Final = SOURCE.parent / ".build" / "kcp"
+BENCH: Final = Path(relay.__file__).parent.parent / "bench"
+BINARY: Final = BENCH / ".build" / "kcp"
 KEY: Final = bytes(range(32)).hex()
 PASSWORD: Final = "it's a secrect"  # kcptun's own default, spelled as there
 CIPHERS: Final = (
     "null", "none", "xor", "salsa20", "aes-128", "aes-192", "aes", "aes-128-gcm", "aes-256-gcm",
 )  # fmt: skip
 GO_GCM: Final = (1, 24)
+"""From this version of Go on the newest modules are used, before it those of old.mod."""
 TIMEOUT_S: Final = 60.0
 
 
@@ -119,14 +121,15 @@ def go_version(compiler: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def build(compiler: str) -> Path:
-    """The Go program, built when it is older than its sources."""
-    sources = [*SOURCE.glob("*.go"), *SOURCE.glob("*.mod")]
-    if not BINARY.exists() or any(each.stat().st_mtime > BINARY.stat().st_mtime for each in sources):
-        BINARY.parent.mkdir(exist_ok=True)
+def build(compiler: str, name: str = "kcp") -> Path:
+    """A Go program of ``bench/``, built when it is older than its sources."""
+    source, binary = BENCH / name, BENCH / ".build" / name
+    sources = [*source.glob("*.go"), *source.glob("*.mod")]
+    if not binary.exists() or any(each.stat().st_mtime > binary.stat().st_mtime for each in sources):
+        binary.parent.mkdir(exist_ok=True)
         old = [] if go_version(compiler) >= GO_GCM else ["-modfile=old.mod"]
-        subprocess.run([compiler, "build", *old, "-o", str(BINARY), "."], cwd=SOURCE, check=True)
-    return BINARY
+        subprocess.run([compiler, "build", *old, "-o", str(binary), "."], cwd=source, check=True)
+    return binary
 
 
 @contextlib.contextmanager
@@ -284,9 +287,13 @@ def outcomes(rows: list[Row], total: int) -> Iterator[tuple[Row, bool]]:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m relay.test.interop")
-    parser.add_argument("protocol", choices=["kcp"])
+    parser.add_argument("protocol", choices=["kcp", "quic"])
     parser.add_argument("--bytes", type=int, default=1_000_000)
     options = parser.parse_args()
+    if options.protocol == "quic":
+        from relay.test import interop_quic
+
+        return interop_quic.table(options.bytes)
     rows: list[Row] = []
     compiler = go()
     if compiler is not None:
