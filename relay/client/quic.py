@@ -44,9 +44,11 @@ HELD_MAX: Final = 1024
 TICKETS_MAX: Final = 256
 TICKETS_EACH_MAX: Final = 4
 TIMER_S_MIN: Final = 0.0005
+ANSWER_AFTER: Final = 8
+"""Datagrams that are acknowledged together, when there is nothing else to be sent."""
 
 _tickets: dict[str, list[SessionTicket]] = {}
-"""Of this process, by address and server name; forgotten with it."""
+"""Of this process, by address, server name and who vouches for it; forgotten with it."""
 
 
 def forget_tickets() -> None:
@@ -107,7 +109,8 @@ class QuicConnection:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         made = configuration_of(files, address.host)
-        self._place = f"{address.host}:{address.port} {made.server_name}"
+        # Who shows a ticket sees no certificate: the ticket is worth what the one was that it came after.
+        self._place = f"{address.host}:{address.port} {made.server_name} {files.ca}"
         made.session_ticket = _ticket(self._place)
         self._apart = address.apart
         self._early = made.session_ticket is not None
@@ -127,6 +130,7 @@ class QuicConnection:
         self.resumed = self.early = False
         self._prefaced = False
         self._held: list[Message] = []
+        self._unanswered = 0
         self._full = False
         self._closing = False
         self._over = False
@@ -149,9 +153,14 @@ class QuicConnection:
             return
         connection = self.link.connection
         connection.receive_datagram(datagram, self._peer, self._clock())
-        connection.acknowledge_now()
         self.link.take()
-        self._flush_soon()
+        # An event loop hands over one at a time: an answer to each would cost both sides more than what it answers.
+        # A single one waits for aioquic's timer, a millisecond.
+        self._unanswered += 1
+        if self._unanswered >= ANSWER_AFTER or not connection.confirmed or connection.queued_bytes():
+            self._flush_soon()
+        elif self._unanswered == 1:
+            self._arm()
 
     def refused(self, reason: str) -> None:
         """Nobody listens there, as the network says: an end only before anything was heard, for it may be forged."""
@@ -254,6 +263,8 @@ class QuicConnection:
         if self._over:
             return
         connection = self.link.connection
+        self._unanswered = 0
+        connection.acknowledge_now()
         self._transmit()
         self.link.take()
         if self._over or (not self._full and not self._closing):

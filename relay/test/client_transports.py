@@ -9,8 +9,10 @@ from typing import Any
 from relay.client.effects import Changed
 from relay.client.link import CannotConnect
 from relay.client.options import ClientOptions, KcpSettings, SecureChannel, TlsFiles
+from relay.client.quic import forget_tickets
 from relay.test.client_scenarios import Check, Scenarios, Shell, first
 from relay.wire import kinds
+from relay.wire.quic_link import APART
 
 
 @Scenarios.add
@@ -40,6 +42,34 @@ async def every_transport_in_both_forms(shell: Shell) -> None:
 async def no_trust_no_connection(shell: Shell) -> None:
     """A certificate that nobody vouches for is refused."""
     error = await Check.raises(CannotConnect, shell.connect(shell.url("tls")))
+    assert "certificate" in str(error), error
+
+
+@Scenarios.add
+async def quic_apart_and_back(shell: Shell) -> None:
+    """Unreliable and independent messages over QUIC both ways; a client that comes back says hello at once (0-RTT)."""
+    forget_tickets()
+    tls = ClientOptions(tls=TlsFiles(ca=f"{shell.folder}/certificate.pem"))
+    for early in (False, True):
+        ann = await shell.connect(shell.url("quic"), user="ann", options=tls)
+        bob = await shell.connect(shell.url("quic"), user="bob", options=tls)
+        events = await bob.subscribe("room")
+        for names, flags in (
+            (("unreliable",), kinds.UNRELIABLE), (("independent",), kinds.INDEPENDENT),
+            (("unreliable", "independent"), APART), ((), 0),
+        ):  # fmt: skip
+            # The first size is a DATAGRAM frame's, the second a stream's, the third more than the server takes on one.
+            for size in (100, 20_000, 600_000):
+                await ann.publish("room", "x" * size, flags=names, ack=False)
+                event = await first(events)
+                Check.equal((len(event.value), event.message.flags & APART), (size, flags))
+        transport: Any = ann._driver._line and ann._driver._line.transport
+        Check.equal((transport.resumed, transport.early), (early, early))
+        for client in (ann, bob):
+            Check.equal(client._driver.core.outbound.apart, APART)
+            await client.close()
+    # The tickets are of connections that trusted the certificate; they do not stand for one that does not.
+    error = await Check.raises(CannotConnect, shell.connect(shell.url("quic")))
     assert "certificate" in str(error), error
 
 

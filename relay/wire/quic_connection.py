@@ -9,6 +9,7 @@ receive windows     a fixed distance ahead of what was handed over, and not at a
 streams             one bidirectional (the session), ``streams_max`` unidirectional at a time.
 acknowledgements    at once for two packets and more that came together (RFC 9000, 13.2.2), as for what is answered
                     in the same turn; aioquic waits a millisecond.
+logging             none.
 pacing              in steps of ``PACER_GRAIN_S``: timers of event loops are no finer, and waiting for less spins.
 ==================  ==============================================================================================
 
@@ -18,6 +19,7 @@ of this module fail when a name is not there any more.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import Any, Final
 
@@ -45,6 +47,11 @@ WINDOW_BYTES: Final = 1_048_576
 PACER_GRAIN_S: Final = 0.001
 DATAGRAM_OVERHEAD_BYTES: Final = 64
 """Of a packet around the payload of a DATAGRAM frame, at most: header, tag, type and length of the frame, an ACK."""
+
+_SILENT: Final = logging.Logger("quic")
+"""aioquic warns of each peer that breaks the protocol: anybody could fill a log with that. The reason is told by
+``BoundedConnection.outcome``."""
+_SILENT.disabled = True
 
 
 class _Pacer(QuicPacketPacer):
@@ -82,6 +89,7 @@ class BoundedConnection(QuicConnection):
         uni.value = uni.sent = streams_max
         self._local_max_stream_data_uni = stream_bytes_max
         self._local_max_data.value = self._local_max_data.sent = 2 * WINDOW_BYTES
+        self._logger.logger = _SILENT
         self._loss._pacer = _Pacer(max_datagram_size=configuration.max_datagram_size)
 
     # --- what is to be known --------------------------------------------------------------------------------------
