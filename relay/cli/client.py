@@ -29,7 +29,7 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 _json = click.option("--json", "as_json", is_flag=True, help="Results, and errors, as one JSON object per line.")
 _url = click.option(
     "--url", "urls", multiple=True, envvar="RELAY_URL", default=[DEFAULT_URL], show_default=True,
-    help="tcp://, tls://, unix:, udp://, kcp://, ws://, wss:// or auto://, with ?form=json for the JSON form, "
+    help="tcp://, tls://, unix:, udp://, kcp://, quic://, ws://, wss:// or auto://, with ?form=json for the JSON form, "
          "?key=SHA256:… or ?key=first-use for the secure channel, ?cipher=…&profile=… for KCP; several: any of them. "
          "[RELAY_URL]",
 )  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,8 @@ class World:
         self.wheel = Wheel(self.clock)
         self.wheel.start()
         self.flusher = Flusher(lambda function: self.clock.callLater(0, function))
-        self.folder = tempfile.mkdtemp(dir=".")
+        self.folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.certificate, self.key = make_certificate(self.folder)
         tls = Tls(certificate=self.certificate, key=self.key)
         self.contexts = TlsContexts(tls, self.clock, certificate_of)
