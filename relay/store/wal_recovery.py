@@ -75,12 +75,13 @@ class Recovered:
 class SegmentScan:
     """Walk over the records of one segment; then ``end`` is X, ``reason`` why the walk stopped, ``ended`` rule 2."""
 
-    __slots__ = ("data", "end", "ended", "path", "reason", "records", "segment")
+    __slots__ = ("data", "end", "ended", "last_write", "path", "reason", "records", "segment")
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.data = segment.file.read(0, segment.size)
         self.end = HEADER_BYTES
+        self.last_write = HEADER_BYTES  # where the last mark is
         self.reason: str | None = None
         self.ended = False
         self.records = 0
@@ -96,7 +97,9 @@ class SegmentScan:
                 return
             self.end = record.end
             self.records += 1
-            if record.kind == Kind.END:
+            if record.kind == Kind.MARK:
+                self.last_write = record.offset
+            elif record.kind == Kind.END:
                 self.ended = True
                 return
             yield record
@@ -175,6 +178,7 @@ def scan(files: Files, directory: str, visit: Visit, *, repair: bool) -> Recover
     found = Recovered([], [], 0, temporary)
     last: SegmentScan | None = None
     spoiled: list[tuple[Segment, int]] = []  # segments where nothing is, and where their zeros begin
+    last_writes: list[int] = []  # of each segment found, where its last write begins
     try:
         for sequence in sequences:
             segment = Segment.open(files, directory, sequence, writable=repair)
@@ -190,6 +194,7 @@ def scan(files: Files, directory: str, visit: Visit, *, repair: bool) -> Recover
                 visit(segment, record)
             segment.end = walk.end
             found.records += walk.records
+            last_writes.append(walk.last_write)
             _judge_hint(walk, hint)
             if last is not None:
                 last.data = b""  # one segment in memory is enough
@@ -201,6 +206,9 @@ def scan(files: Files, directory: str, visit: Visit, *, repair: bool) -> Recover
             spoiled.append((last.segment, last.used_to()))
             _cut(found, spoiled, repair)
             if repair:
+                _rewrite(found.segments, last_writes)
+                for segment in found.segments + found.spares:
+                    segment.file.sync_data()
                 for name in temporary:
                     files.unlink(os.path.join(directory, name))
                 files.sync_directory(directory)
@@ -247,11 +255,19 @@ def _cut(found: Recovered, spoiled: list[tuple[Segment, int]], repair: bool) -> 
         found.torn_bytes += torn
         if repair and torn:
             segment.zero(segment.end, used_to)
-    if repair:
-        # A process that was killed leaves valid records that only the kernel's memory has: nobody may see them before
-        # they are durable. It may have been killed right after an end record, so earlier segments count, too.
-        for segment in found.segments + found.spares:
-            segment.file.sync_data()
+
+
+def _rewrite(segments: list[Segment], last_writes: list[int]) -> None:
+    """Make what was found durable, whatever the process before this one had come to.
+
+    A process that was killed leaves valid records that only the kernel's memory has: nobody may see them before they
+    are durable. If it ended because fdatasync failed, the kernel has marked them clean without having written them, and
+    another sync would do nothing: so the last write, the only one that can be meant, is written again. An end record
+    may have been the last, so the segment before counts, too.
+    """
+    for segment, start in list(zip(segments, last_writes, strict=True))[-2:]:
+        if start < segment.end:
+            segment.file.write(start, segment.file.read(start, segment.end - start))
 
 
 class Replay:

@@ -46,6 +46,12 @@ def small_log() -> tuple[SimulatedFiles, list[int], State]:
     return disk, [*starts, starts[-1] + 33], state
 
 
+def fail_sync(name: str, path: str) -> None:
+    """A disk that cannot sync."""
+    if name == "sync_data":
+        raise OSError(errno.EIO, "Input/output error")
+
+
 class CutTests(unittest.TestCase):
     """The file loses its end."""
 
@@ -120,6 +126,25 @@ class CutTests(unittest.TestCase):
             self.assertEqual(opened(disk).group(1).last_index(), 1)
             disk.crash(Random(seed))
             self.assertEqual(opened(disk).group(1).last_index(), 1)
+
+    def test_what_was_read_stays_after_a_failed_sync(self):
+        """So it is when the first writer's sync failed: the kernel then takes for clean what is not on the disk."""
+        for seed in range(10):
+            disk = SimulatedFiles()
+            log = opened(disk)
+            log.submit([GroupWrite(1, [Entry(0, 1, 1, b"durable")])])
+            log.run_once()
+            log.submit([GroupWrite(1, [Entry(0, 1, 2, b"sync failed " * 100)])])
+            disk.on_call = fail_sync
+            self.assertRaises(Died, log.run_once)
+            disk.on_call = lambda name, path: None
+            disk.kill()
+            log = opened(disk)
+            self.assertEqual(log.group(1).last_index(), 2)
+            log.submit([GroupWrite(1, [Entry(0, 1, 3, b"acknowledged")])])
+            log.run_once()
+            disk.crash(Random(seed))
+            self.assertEqual(opened(disk).group(1).last_index(), 3)
 
     def test_killed_before_the_end_record_was_synced(self):
         """An end record that a killed process never synced is durable before the next segment is written."""
