@@ -241,10 +241,13 @@ class Replica:
         """What MsgStorageAppend asked for is durable: its answers may leave."""
         node = self.host.node
         for response in message.responses:
-            if response.to == node:
-                self.raw.step(response)
-            else:
+            if response.to != node:
                 self.host.out.send(self.number, response)
+                continue
+            try:
+                self.raw.step(response)
+            except PeerNotFound:
+                continue  # this node was removed while it wrote: its own word counts no more
         self.host.mark(self)
 
     def leads(self) -> bool:

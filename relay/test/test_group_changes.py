@@ -18,6 +18,11 @@ from relay.errors import Conflict, DeadlineExceeded, Full, RemoteProtocolError, 
 from relay.test.group_cluster import GroupCluster, Member, others
 
 
+def last_index(member: Member) -> int:
+    """The last entry that the core of ``member`` has, durable or not."""
+    return member.group().status().last
+
+
 class MemberTests(SynchronousTestCase):
     """Changes of membership while the group runs."""
 
@@ -55,6 +60,24 @@ class MemberTests(SynchronousTestCase):
             if node != leader.node:
                 cluster.kill(node)
         self.assertRaises(DeadlineExceeded, cluster.call, leader.group().propose, b"x")
+
+    def test_removed_while_it_writes(self):
+        """A leader that is removed before its own disk is done goes on with its other groups."""
+        cluster = GroupCluster()
+        leader = cluster.elect()
+        cluster.call(leader.group().propose, b"first")
+        removed: list[Any] = []
+        leader.group().remove(leader.node, lambda result, error: removed.append((result, error)))
+        log = leader.log.group(1)
+        cluster.until(lambda: log.last_index() == last_index(leader))
+        write_soon, leader.log.on_work = leader.log.on_work, lambda: None  # its disk becomes slow
+        cluster.propose(leader, b"behind the removal")
+        cluster.until(lambda: removed)
+        leader.log.on_work = write_soon
+        write_soon()
+        cluster.run(0.05)
+        self.assertEqual(leader.fatal, [])
+        self.assertNotIn(leader.node, removed[0][0].voters)
 
     def test_remove(self):
         """A removed node is a member no more, and the leader may remove itself."""
