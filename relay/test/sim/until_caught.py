@@ -1,0 +1,26 @@
+"""Seeds until one fails, and in JSON what failed after how much simulated time: what ``mutants`` starts for each plant.
+
+``python -m relay.test.sim.until_caught --plant NAME A-B SECONDS``
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+if __name__ == "__main__":
+    from relay.test.sim.loader import plant
+
+    plant(sys.argv[2])
+    from relay.test.sim.world import Recipe, World
+
+    low, _, high = sys.argv[3].partition("-")
+    simulated_s = 0.0
+    caught = ""
+    for seed in range(int(low), int(high) + 1):
+        report = World(Recipe(seed, seconds=float(sys.argv[4]))).run()
+        simulated_s += report.simulated_s
+        caught = report.violation
+        if caught:
+            break
+    print(json.dumps({"caught": caught[:300], "seconds": round(simulated_s, 1)}))
