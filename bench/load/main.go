@@ -72,7 +72,7 @@ func main() {
 	r := &run{started: time.Now()}
 	var (
 		dialectName = flag.String("dialect", "relay", "what to speak")
-		workload    = flag.String("workload", "echo", "echo, fanout, push, rpc, connect, idle, spread")
+		workload    = flag.String("workload", "echo", "echo, fanout, push, rpc, connect, idle, spread, put, etcd")
 		token       = flag.String("token", "", "bearer token for hello")
 		seconds     = flag.Float64("seconds", 3, "how long to measure")
 		warmup      = flag.Float64("warmup", 1, "how long to run before")
@@ -112,6 +112,10 @@ func main() {
 		err = r.idle()
 	case "spread":
 		err = r.spread(*channels)
+	case "put":
+		err = r.put()
+	case "etcd":
+		err = r.etcd()
 	default:
 		err = fmt.Errorf("there is no workload %q", *workload)
 	}

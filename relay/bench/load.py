@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,9 +131,15 @@ def run(load: Load, pid: int | None = None, progress: Callable[[float, float], N
 
 
 def run_all(
-    loads: list[Load], pid: int | None = None, progress: Callable[[float, float], None] | None = None
+    loads: list[Load],
+    pid: int | Sequence[int] | None = None,
+    progress: Callable[[float, float], None] | None = None,
 ) -> Result:
-    """Run several generators at once; the counts of their results are added, the time is the first one's."""
+    """Run several generators at once; the counts of their results are added, the time is the first one's.
+
+    ``pid``: the server's process, or those of all its nodes, whose times and memory are added.
+    """
+    pids = [pid] if isinstance(pid, int) else list(pid or ())
     command = _python() if any(each.workload in PYTHON_ONLY for each in loads) else generator()[0]
     mine = cores()[1]
     started = [
@@ -152,9 +158,9 @@ def run_all(
             assert process.stdout is not None
             for line in process.stdout:
                 last = json.loads(line)
-                if number == 0 and pid is not None and last.get("mark") in ("begin", "end"):
-                    cpu[last["mark"] == "end"] = cpu_s(pid)
-                    resident = resident_bytes(pid)
+                if number == 0 and pids and last.get("mark") in ("begin", "end"):
+                    cpu[last["mark"] == "end"] = sum(map(cpu_s, pids))
+                    resident = sum(map(resident_bytes, pids))
                 elif number == 0 and progress is not None and "progress" in last:
                     progress(last["progress"]["at_s"], last["progress"]["rate"])
             if process.wait() or "rate" not in last:
@@ -169,7 +175,7 @@ def run_all(
             for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
-    return _added(loads, results, None if pid is None else cpu[1] - cpu[0], resident)
+    return _added(loads, results, cpu[1] - cpu[0] if pids else None, resident)
 
 
 def _added(

@@ -19,10 +19,11 @@ from relay.errors import ConfigError
 
 TRANSPORTS = ("tcp", "unix", "ws")
 DIALECTS = {"binary": "relay", "json": "relay-json"}
+RAFT = "raft"
 
 
 @click.command()
-@click.argument("workload", type=click.Choice(NAMES))
+@click.argument("workload", type=click.Choice((*NAMES, RAFT)))
 @click.option("--url", help="A node that runs already: tcp://, unix:// or ws://. Without: one is started.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), default="tcp", show_default=True)
 @click.option("--form", type=click.Choice(list(DIALECTS)), default="binary", show_default=True)
@@ -33,6 +34,7 @@ DIALECTS = {"binary": "relay", "json": "relay-json"}
 @click.option("--channels", type=click.IntRange(1), help="Channels, for the workload channels.")
 @click.option("--payload", type=click.IntRange(16), help="Bytes of a body.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of the workload raft.")
 @click.option("--warmup", type=click.FloatRange(0), default=1.0, show_default=True)
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Load processes.")
 @click.option("--token", help="Bearer token for the sessions.")
@@ -40,7 +42,7 @@ DIALECTS = {"binary": "relay", "json": "relay-json"}
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write the latencies as an SVG.")
 def bench(
     workload: str, url: str | None, transport: str, form: str, reactor: str, as_json: bool, plot: str | None,
-    processes: int, **given: Any,  # Any: the options above by name
+    processes: int, rounds: int, **given: Any,  # Any: the options above by name
 ) -> None:  # fmt: skip
     """Load a node with WORKLOAD and measure rate, latency and processor time.
 
@@ -53,9 +55,14 @@ def bench(
     channels         publications to many channels
     queue            through a durable queue: put, delivered, acknowledged
     mixed            echo, fan-out-paced and one-to-one at once
+    raft             writes to a cluster of three, 1, 100 and 1000 (or --window)
+                     outstanding, with fsync, beside etcd's
 
     Without --url a node is started, on a core of its own where there are two.
     """
+    if workload == RAFT:
+        _raft(reactor, rounds, as_json, given)
+        return
     _bench(workload, url, transport, DIALECTS[form], reactor, processes, as_json, plot, given)
 
 
@@ -87,6 +94,19 @@ def _bench(
         _print(workload, result, each)
     if plot:
         Path(plot).write_text(_latencies(workload, result), "utf-8")
+
+
+def _raft(reactor: str, rounds: int, as_json: bool, given: dict[str, Any]) -> None:  # Any: values of the options
+    """The clusters of ``relay.bench.raft``, which are started here."""
+    from relay.bench import raft
+
+    outstanding = raft.OUTSTANDING if given["window"] is None else (given["window"],)
+    payload = given["payload"] or raft.PAYLOAD_BYTES
+    figures = raft.measure(outstanding, payload, given["seconds"], given["warmup"], rounds, reactor)
+    if as_json:
+        click.echo(json.dumps({"workload": RAFT, **figures}))
+    else:
+        click.echo("\n".join(raft.table(figures)))
 
 
 def _checked(url: str) -> str:

@@ -29,6 +29,8 @@ BULK_WINDOW: Final = 8
 BULK_TOTAL_BYTES: Final = 400 << 20
 """Two segments of the log are made ahead, so much is written at most until it feels a full disk."""
 STALLED_S: Final = 3.0
+FINE_S: Final = 0.002
+"""Between looks for the moment from which time is taken."""
 
 
 @attrs.frozen
@@ -155,15 +157,16 @@ async def _failing_sync(scene: Scene, role: str) -> None:
     node = scene.victim(role)
     strace = Strace(node, "error=EIO:when=1+")
     await strace.attach()
-    scene.strike(lambda: None)  # from here: the first sync behind it fails
+    ended = await scene.wait(lambda: not node.running, "the node went on after a failed sync", look_s=FINE_S)
+    scene.strike(lambda: None)
     await scene.hold()
-    status = await node.ended()
     await strace.detach()
     scene.injected += strace.injected
     if not strace.injected:
         scene.problems.append("no sync was made to fail")
-    if not status or status < 0:
-        scene.problems.append(f"node {node.node} went on after a failed sync (status {status})")
+    status = await node.ended() if ended else None
+    if status is None or status <= 0:
+        scene.problems.append(f"node {node.node} ended with status {status} after a failed sync")
         node.kill()
     node.start()
 
@@ -172,8 +175,8 @@ async def _slow_sync(scene: Scene, role: str) -> None:
     node = scene.victim(role)
     strace = Strace(node, f"delay_enter={SLOW_US}")
     await strace.attach()
+    await scene.wait(lambda: strace.count() > 0, "no sync was made slow", look_s=FINE_S)
     scene.strike(lambda: None)
-    await scene.wait(lambda: strace.count() > 0, "no sync was made slow")
     await scene.hold(hold_s=SLOW_S)
     await strace.detach()
     scene.injected += strace.injected

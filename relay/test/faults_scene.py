@@ -105,14 +105,14 @@ class Scene:
         found = self.traffic.record.recovered_s(self.struck_s)
         return None if found is None else found - self.began_s
 
-    async def wait(self, condition: Callable[[], bool], problem: str, seconds: float = WAIT_S) -> bool:
-        """Wait for ``condition``; a problem when it does not come."""
-        until = time.monotonic() + seconds
+    async def wait(self, condition: Callable[[], bool], problem: str, *, look_s: float = LOOK_S) -> bool:
+        """Wait for ``condition``, looking each ``look_s``; a problem when it does not come."""
+        until = time.monotonic() + WAIT_S
         while not condition():
             if time.monotonic() > until:
                 self.problems.append(problem)
                 return False
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(look_s)
         return True
 
     async def refuses(self, node: FaultNode, *words: str) -> None:
