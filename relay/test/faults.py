@@ -98,7 +98,7 @@ class Campaign:
         starts = {node: len(watcher.events) for node, watcher in traffic.watchers.items()}
         gone = {node: watcher.gone for node, watcher in traffic.watchers.items()}
         traffic.begin(f"r{number}.")
-        scene = Scene(cluster, traffic, self.dice, leader)
+        scene = Scene(cluster, traffic, self.dice, leader, self.options.hold)
         await scene.before()
         await fault.run(scene)
         cluster.start()
@@ -252,6 +252,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--how", default="", help="names of faults, with commas; default: all")
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--seconds", type=float, default=0.0, help="begin no round after so many")
+    made.add_argument("--hold", type=float, default=1.5, help="seconds that faults last at most behind the next write")
     made.add_argument("--workers", type=int, default=2, help="clients of each node that write and read all the time")
     made.add_argument("--no-namespaces", action="store_true", help="on loopback, without faults of the network")
     made.add_argument("--json", action="store_true")

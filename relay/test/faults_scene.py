@@ -17,8 +17,6 @@ from relay.test.faults_cluster import LOOK_S, ONCE, WAIT_S, FaultCluster, FaultN
 
 BEFORE_S: Final = (0.2, 0.5)
 """Of traffic before the fault."""
-HOLD_S: Final = (0.5, 1.5)
-"""How long a fault lasts once writes are acknowledged again."""
 SILENCE_S: Final = 5.0
 """A fault that leaves no majority is mended after this; then nothing can be acknowledged before."""
 SYNCS: Final = "fsync,fdatasync,sync_file_range"
@@ -63,10 +61,13 @@ class Strace:
 class Scene:
     """What a fault has to work with. ``leader`` and ``follower`` are those of the round's beginning."""
 
-    def __init__(self, cluster: FaultCluster, traffic: Traffic, dice: random.Random, leader: int) -> None:
+    def __init__(
+        self, cluster: FaultCluster, traffic: Traffic, dice: random.Random, leader: int, hold_s: float
+    ) -> None:
         self.cluster = cluster
         self.traffic = traffic
         self.dice = dice
+        self.hold_s = hold_s  # how long a fault lasts at most once writes are acknowledged again
         self.leader = cluster.nodes[leader]
         self.follower = dice.choice(cluster.others(leader))
         self.problems: list[str] = []
@@ -98,7 +99,7 @@ class Scene:
             await asyncio.sleep(0.01)
         probing.cancel()
         if self.recovered_s() is not None:
-            await asyncio.sleep(self.dice.uniform(*HOLD_S) if hold_s is None else hold_s)
+            await asyncio.sleep(self.dice.uniform(0.0, self.hold_s) if hold_s is None else hold_s)
 
     def recovered_s(self) -> float | None:
         """From the beginning of the fault until a write that began when it was there was acknowledged."""
