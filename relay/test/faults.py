@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import sys
@@ -221,8 +222,8 @@ class Campaign:
 
 
 def _percentile_ms(times: list[float], part: float) -> float:
-    ordered = sorted(times)
-    return round(ordered[min(len(ordered) - 1, int(len(ordered) * part))] * 1000, 1)
+    """The nearest rank: the smallest of them that ``part`` of them do not exceed."""
+    return round(sorted(times)[max(0, math.ceil(len(times) * part) - 1)] * 1000, 1)
 
 
 def show(figures: dict[str, Any]) -> None:  # Any: as above

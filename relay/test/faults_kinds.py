@@ -27,7 +27,7 @@ ROOM_BYTES: Final = 16 << 20
 BULK_BYTES: Final = 100_000
 BULK_WINDOW: Final = 8
 BULK_TOTAL_BYTES: Final = 400 << 20
-"""Two segments of the log are made ahead, so much is written at most until it feels a full disk."""
+"""A segment of the log is made ahead; so much is written at most until a full disk is felt."""
 STALLED_S: Final = 3.0
 FINE_S: Final = 0.002
 """Between looks for the moment from which time is taken."""
@@ -187,6 +187,8 @@ async def _full(scene: Scene, role: str) -> None:
     node = scene.victim(role)
     await _to_small_disk(scene, node)
     await scene.cluster.leader()
+    if role == "leader":  # it was, and handed over to be moved
+        await scene.ask_leader(list(scene.cluster.nodes), "transfer", node.node)
     ballast = node.data / "ballast"
 
     def fill() -> None:
