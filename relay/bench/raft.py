@@ -155,9 +155,16 @@ def _sections(at: Path) -> list[dict[str, Any]]:  # Any: configurations as JSON
     ]  # fmt: skip
 
 
+def _check_generator() -> None:
+    why = generator()[1]
+    if why:
+        raise Missing(f"only the compiled generator writes keys: {why}")
+
+
 @contextlib.contextmanager
 def relay_nodes(reactor: str) -> Iterator[Target]:
-    """Three nodes of this installation."""
+    """Three nodes of this installation. Raises ``Missing``."""
+    _check_generator()
     with folder() as at, contextlib.ExitStack() as stack:
         twistd = shutil.which("twistd", path=str(Path(sys.executable).parent)) or "twistd"
         waiting, urls = [], []
@@ -227,8 +234,7 @@ def etcd_nodes(_: str) -> Iterator[Target]:
     lacking = [name for name in ("etcd", "etcdctl") if shutil.which(name) is None]
     if lacking:
         raise Missing(f"not installed: {', '.join(lacking)}; Debian's packages are etcd-server and etcd-client")
-    if generator()[1]:
-        raise Missing(f"no generator that speaks to etcd: {generator()[1]}")
+    _check_generator()
     with folder() as at, contextlib.ExitStack() as stack:
         clients, peers = [free_port() for _ in range(NODES)], [free_port() for _ in range(NODES)]
         members = ",".join(f"n{number}=http://127.0.0.1:{port}" for number, port in enumerate(peers))
