@@ -20,7 +20,7 @@ class RaftBenchTests(SynchronousTestCase):
         """Writes are acknowledged by each cluster; what is not installed is named as missing."""
         words = ["raft", "--window=20", "--seconds=0.5", "--warmup=0.1", "--rounds=1", "--json"]
         found = shutil.which
-        with patch.object(raft.shutil, "which", lambda name, **more: None if "etcd" in name else found(name, **more)):
+        with patch.object(shutil, "which", lambda name, **more: None if "etcd" in name else found(name, **more)):
             result = CliRunner().invoke(bench, words, catch_exceptions=False)
         self.assertEqual(result.exit_code, 0, result.output)
         figures = json.loads(result.stdout)
