@@ -161,6 +161,7 @@ class QueueReading:
                 if is_end(items, limit) and not window.missed:
                     window.caught_up = True
                     self._recount(window)
+                window.leap()
         self.run()
 
     def _read_again(self) -> None:

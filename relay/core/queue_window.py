@@ -9,7 +9,8 @@ Messages come in the order of their numbers, from ``cursor`` on. Of those that m
 kept: of the delayed ones those that are due soonest, of those behind a key the first. The others are *passed over*:
 what is remembered of them is a number from which to read again, and when: at ``passed_due`` for the delayed, when the
 line of the key is empty for the others. So memory is bounded whatever waits in the store; a queue that holds many
-more scheduled messages than the window is read once for about half a window of them.
+more scheduled messages than the window is read once for about half a window of them. What is read again for a key ends
+when there is something of the key: the rest, up to ``high``, is as it was (``leap``).
 
 Order per key: the first of a key's line is ready, leased or retrying, and no other is delivered meanwhile. A message
 that is not due yet, and never was delivered, holds nobody back.
@@ -103,8 +104,8 @@ class Window:
     ``total`` is the bytes of all that are here, settling ones too, as it is counted in ``memory``."""
 
     __slots__ = (
-        "bytes", "bytes_max", "caught_up", "counts", "cursor", "delayed", "entries", "gone", "lines", "memory",
-        "missed", "passed_due", "passed_from", "passed_keys", "ready", "size", "stale", "total",
+        "again", "bytes", "bytes_max", "caught_up", "counts", "cursor", "delayed", "entries", "gone", "high", "lines",
+        "memory", "missed", "passed_due", "passed_from", "passed_keys", "ready", "size", "stale", "total",
     )  # fmt: skip
 
     def __init__(self, size: int, bytes_max: int, memory: Memory) -> None:
@@ -129,6 +130,10 @@ class Window:
         self.passed_due = 0
         self.passed_from = 0
         self.passed_keys: dict[str, int] = {}
+        self.again: dict[str, None] = {}
+        """Keys for which it is read again …"""
+        self.high = 0
+        """… up to this number, which had been reached before; 0: it is not."""
 
     # --- in -------------------------------------------------------------------------------------------------------
 
@@ -285,9 +290,30 @@ class Window:
         self.move(entry, OUT)
 
     def rescan(self, number: int) -> None:
-        """Read again from ``number`` on."""
+        """Read again from ``number`` on, to the end."""
+        self.again.clear()
+        self.high = 0
         self.cursor = min(self.cursor, number - 1)
         self.caught_up = False
+
+    def _rescan_key(self, key: str, number: int) -> None:
+        """Read again from ``number`` on until there is something of ``key``."""
+        self.again[key] = None
+        self.high = max(self.high, self.cursor)
+        self.cursor = min(self.cursor, number - 1)
+        self.caught_up = False
+
+    def leap(self) -> None:
+        """A read has come as far as ``cursor``: go on behind what had been read before, if nothing of it is wanted."""
+        if self.high and not self.caught_up and self.cursor < self.high:
+            if any(key not in self.lines for key in self.again):
+                return
+            # What there may be more of these keys is passed over; every line of them is read on when it is empty.
+            for key in self.again:
+                self.passed_keys.setdefault(key, self.cursor + 1)
+            self.cursor = self.high
+        self.again.clear()
+        self.high = 0
 
     def come_round(self) -> None:
         """The first of the delayed messages that were passed over is due."""
@@ -314,5 +340,5 @@ class Window:
         del self.lines[key]
         number = self.passed_keys.pop(key, 0)
         if number:
-            self.rescan(number)
+            self._rescan_key(key, number)
         return None

@@ -260,6 +260,36 @@ class Limits(SynchronousTestCase):
                 worker.send(kinds.ACK, "jobs", offset=number, seq=0)
         self.assertEqual(seen, [b"%2d" % number for number in range(12)])
 
+    def test_a_long_line(self):
+        """One ordering key with much behind it: what is read of the store grows with the messages, not with their
+        square; other keys behind it are served meanwhile."""
+        here = self.limited(QueueRule(pattern="jobs", window=16))
+        read = []
+        load = here.queue_store.load
+
+        def noted(realm, queue, after, limit, dead, done):
+            def counted(items):
+                read.append(len(items))
+                done(items)
+
+            load(realm, queue, after, limit, dead, counted)
+
+        self.patch(here.queue_store, "load", noted)
+        ann = here.guest("ann")
+        for number in range(600):
+            here.put(ann, body=b"%d" % number, ordering_key="long")
+        for number in range(6):
+            here.put(ann, body=b"other", ordering_key=f"other{number % 3}")
+        worker = here.worker(credits=4)
+        seen = []
+        while delivered := here.deliveries(worker):
+            for number, body in delivered:
+                seen.append(body)
+                worker.send(kinds.ACK, "jobs", offset=number, seq=0)
+        self.assertEqual([each for each in seen if each != b"other"], [b"%d" % number for number in range(600)])
+        self.assertEqual(seen[:12].count(b"other"), 6)
+        self.assertLess(sum(read), 8 * 600)
+
     def test_early_bytes(self):
         """What waits for the start is bounded in bytes, too."""
         early = QueueCore(JOBS, later=True, config=Config(queue_limits=QueueLimits(pending_bytes_max=1000)))
