@@ -177,19 +177,14 @@ class Window:
         if self.counts[DELAYED] * 2 >= self.size:
             latest = max(self.delayed, key=lambda each: each.due_ms)
             if latest.due_ms <= entry.due_ms:
-                self._pass(entry)
+                _pass_over(self, entry)
                 return False
             latest.cancel()
             self.forget(latest)
-            self._pass(latest)
+            _pass_over(self, latest)
         self.entries[entry.number] = entry
         self.move(entry, DELAYED)
         return True
-
-    def _pass(self, entry: Entry) -> None:
-        """Not kept: it is read again when the first of those is due."""
-        self.passed_due = min(self.passed_due or entry.due_ms, entry.due_ms)
-        self.passed_from = min(self.passed_from or entry.number, entry.number)
 
     def _in_line(self, entry: Entry) -> bool:
         """Put it into the line of its key; False when it was passed over."""
@@ -296,13 +291,6 @@ class Window:
         self.cursor = min(self.cursor, number - 1)
         self.caught_up = False
 
-    def _rescan_key(self, key: str, number: int) -> None:
-        """Read again from ``number`` on until there is something of ``key``."""
-        self.again[key] = None
-        self.high = max(self.high, self.cursor)
-        self.cursor = min(self.cursor, number - 1)
-        self.caught_up = False
-
     def leap(self) -> None:
         """A read has come as far as ``cursor``: go on behind what had been read before, if nothing of it is wanted."""
         if self.high and not self.caught_up and self.cursor < self.high:
@@ -340,5 +328,15 @@ class Window:
         del self.lines[key]
         number = self.passed_keys.pop(key, 0)
         if number:
-            self._rescan_key(key, number)
+            # Read again from there on until there is something of the key.
+            self.again[key] = None
+            self.high = max(self.high, self.cursor)
+            self.cursor = min(self.cursor, number - 1)
+            self.caught_up = False
         return None
+
+
+def _pass_over(window: Window, entry: Entry) -> None:
+    """A delayed message is not kept: it is read again when the first of those is due."""
+    window.passed_due = min(window.passed_due or entry.due_ms, entry.due_ms)
+    window.passed_from = min(window.passed_from or entry.number, entry.number)
