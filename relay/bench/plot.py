@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 WIDTH: Final = 640
 HEIGHT: Final = 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 40, 90
-COLOURS: Final = ("#0b62a4", "#c8501e", "#3c8c3c", "#7a4ea0", "#8c6d1f", "#4d4d4d")
+COLOURS: Final = ("#0b62a4", "#c8501e", "#3c8c3c", "#7a4ea0", "#8c6d1f", "#4d4d4d", "#c2185b", "#00838f")
+LEGEND_ROWS: Final = 2
 LINEAR_TICKS: Final = 5
 
 Points = Sequence[tuple[float, float]]
@@ -19,10 +20,14 @@ Points = Sequence[tuple[float, float]]
 class _Axis:
     """Where a value stands between ``start`` and ``end`` (pixels)."""
 
-    def __init__(self, values: Sequence[float], log: bool, start: float, end: float) -> None:
+    def __init__(
+        self, values: Sequence[float], log: bool, start: float, end: float, span: tuple[float, float] | None = None
+    ) -> None:
         self.log = log
         low, high = (min(values), max(values)) if log else (0.0, max(values) * 1.1)
-        if log:
+        if span is not None:
+            low, high = span
+        elif log:
             low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
         self._low, self._high = low, high if high > low else low + 1
         self._start, self._end = start, end
@@ -54,17 +59,21 @@ def short(value: float) -> str:
 
 
 def chart(
-    title: str, x: str, y: str, lines: Mapping[str, Points], log_x: bool = False, log_y: bool = False
+    title: str, x: str, y: str, lines: Mapping[str, Points], log_x: bool = False, log_y: bool = False,
+    y_range: tuple[float, float] | None = None,
 ) -> str:  # fmt: skip
     """``lines`` (name -> points) as an SVG document; ``x`` and ``y`` are written at the axes.
 
-    Values on a logarithmic axis must be over 0. Raises ``ValueError`` when there is no point.
+    ``y_range``: where the axis begins and ends, for plots that are looked at together; points beyond it stand at its
+    end. Values on a logarithmic axis must be over 0. Raises ``ValueError`` when there is no point.
     """
     points = [point for line in lines.values() for point in line]
     if not points:
         raise ValueError("nothing to plot")
     across = _Axis([point[0] for point in points], log_x, LEFT, WIDTH - RIGHT)
-    up = _Axis([point[1] for point in points], log_y, HEIGHT - BOTTOM, TOP)
+    up = _Axis([point[1] for point in points], log_y, HEIGHT - BOTTOM, TOP, y_range)
+    if y_range is not None:
+        lines = {name: [(a, min(max(b, y_range[0]), y_range[1])) for a, b in line] for name, line in lines.items()}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
         f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
@@ -80,8 +89,9 @@ def chart(
         path = " ".join(f"{across.place(a):.1f},{up.place(b):.1f}" for a, b in line)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{across.place(a):.1f}" cy="{up.place(b):.1f}" r="3" fill="{colour}"/>' for a, b in line]
-        left = LEFT + number % 3 * 190
-        top = HEIGHT - 32 + number // 3 * 18
+        columns = max(3, -(-len(lines) // LEGEND_ROWS))
+        left = LEFT + number % columns * (570 // columns)
+        top = HEIGHT - 32 + number // columns * 18
         parts.append(f'<rect x="{left}" y="{top - 9}" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{left + 15}" y="{top}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>", ""])

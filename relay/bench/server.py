@@ -90,6 +90,10 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
     def log(self) -> str:
         """What it wrote."""
         return (self.folder / "log").read_text("utf-8", "replace")
