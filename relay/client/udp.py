@@ -18,8 +18,8 @@ from relay.client.runtime import Runtime, Task
 from relay.errors import FrameTooLarge, RelayError, RemoteProtocolError
 from relay.wire import kinds
 from relay.wire import udp_packets as packets
-from relay.wire.binary import LENGTH_BYTES, decode_frame
-from relay.wire.message import is_loose, latest_key
+from relay.wire.binary import LENGTH_BYTES, decode_frame, is_loose_frame
+from relay.wire.message import latest_key
 from relay.wire.secure import ClientHandshake, fingerprint
 from relay.wire.secure_records import OVERHEAD_BYTES, REKEY_S, DatagramOpener, DatagramSealer
 from relay.wire.udp_link import UdpLink
@@ -93,7 +93,7 @@ class UdpConnection:
                     self._say()
             elif what == packets.ACCEPT and self.link is None:
                 self._accepted(packets.decode_accept(datagram))
-            elif what == packets.GONE and datagram[1:] == self._head[1:]:
+            elif what == packets.GONE and self.link is not None and datagram[1:] == self._head[1:]:
                 self._end("the server knows the connection no more")
         except RemoteProtocolError:
             return
@@ -197,7 +197,7 @@ class UdpConnection:
             self._say()  # finish has arrived
         self._flush_soon()
         data = b"".join(
-            len(frame).to_bytes(LENGTH_BYTES) + frame for frame, reliable in frames if reliable or _loose(frame)
+            len(frame).to_bytes(LENGTH_BYTES) + frame for frame, reliable in frames if reliable or is_loose_frame(frame)
         )
         if data:
             self._line.received(data)
@@ -206,10 +206,11 @@ class UdpConnection:
 
     def _write(self, link: UdpLink, frame: bytes, now: float) -> None:
         try:
-            message = decode_frame(frame)
-            if not is_loose(message):
+            if not is_loose_frame(frame):
                 link.send(frame, now)
-            elif not message.flags & kinds.LATEST:
+                return
+            message = decode_frame(frame)
+            if not message.flags & kinds.LATEST:
                 link.send_once(frame)
             else:
                 link.send_latest(frame, zlib.crc32((latest_key(message) or "").encode()) & 0xFFFF)
@@ -229,9 +230,7 @@ class UdpConnection:
             return
         now = self._runtime.now()
         self._send(self._sealed(link.transmit(now), now))
-        if link.oldest_s(now) > GIVE_UP_S:
-            self._end("the server does not answer")
-        elif self._closing and not link.waiting and not link.under_way:
+        if self._closing and not link.waiting and not link.under_way:
             self._end("closed")
         else:
             if self._full and link.waiting_bytes * 2 <= QUEUE_BYTES_MAX:
@@ -260,8 +259,15 @@ class UdpConnection:
 
     def _due(self) -> None:
         self._timer = None
-        if self.link is not None and not self._over:
-            self.link.timer(self._runtime.now())
+        link = self.link
+        if link is None or self._over:
+            return
+        now = self._runtime.now()
+        link.timer(now)
+        # Whatever is under way has a timer: it is enough to look here.
+        if link.oldest_s(now) > GIVE_UP_S:
+            self._end("the server does not answer")
+        else:
             self._flush()
 
     def _end(self, reason: str) -> None:
@@ -277,10 +283,3 @@ class UdpConnection:
         self._shut()
         # Not from inside a call of the line.
         self._runtime.call_at(self._runtime.now(), lambda: self._line.lost(reason))
-
-
-def _loose(frame: bytes) -> bool:
-    try:
-        return is_loose(decode_frame(frame))
-    except RelayError:
-        return False

@@ -97,7 +97,7 @@ class UdpPort:
                 self.ignored += 1
 
     def _packet(self, transport: UdpTransport, datagram: bytes, place: Address, now: float) -> None:
-        content = None if transport.protocol is None or transport.full else transport.open(datagram)
+        content = None if transport.protocol is None else transport.open(datagram)
         if content is None:
             self.ignored += 1
             return
@@ -105,9 +105,13 @@ class UdpPort:
             if not is_newer(transport.link, content):
                 self.ignored += 1
                 return
-            self._move(transport, place)
+            self._move(transport, place, now)
         if transport.unproven:
             transport.budget += len(datagram) * AMPLIFICATION_MAX
+            if now - transport.challenged_at > transport.link.round_trip.rto_s:
+                # The challenge, or its answer, was lost.
+                transport.challenged_at = now
+                transport.link.challenge(transport.token)
         try:
             transport.deliver(content, now)
         except RemoteProtocolError:
@@ -122,12 +126,13 @@ class UdpPort:
         else:
             self.mark(transport)
 
-    def _move(self, transport: UdpTransport, place: Address) -> None:
+    def _move(self, transport: UdpTransport, place: Address, now: float) -> None:
         self.moved += 1
         transport.place = place
         transport.unproven = True
         transport.budget = 0
         transport.token = self._random_bytes(TOKEN_BYTES)
+        transport.challenged_at = now
         transport.link.challenge(transport.token)
 
     def gone(self, datagram: bytes, place: Address) -> None:
@@ -156,8 +161,8 @@ class UdpPort:
         link = transport.link
         if self.connections.get(transport.connection) is not transport:
             return
-        if link.ended or link.oldest_s(now) > self._settings.give_up_s:
-            transport.lost(ENDED if link.ended else GIVEN_UP)
+        if link.ended:
+            transport.lost(ENDED)
             return
         datagrams = transport.datagrams(now)
         if datagrams:
@@ -186,8 +191,13 @@ class UdpPort:
         self._reactor.callLater(0, function)
 
     def _expired(self, transport: UdpTransport) -> None:
-        transport.link.timer(self.now_s())
-        self._look(transport)
+        now = self.now_s()
+        transport.link.timer(now)
+        # Whatever is under way has a timer: it is enough to look here.
+        if transport.link.oldest_s(now) > self._settings.give_up_s:
+            transport.lost(GIVEN_UP)
+        else:
+            self._look(transport)
 
     def forget(self, transport: UdpTransport) -> bool:
         """A connection is over; False when that was known."""

@@ -79,6 +79,11 @@ class Openings:
         entrance = port.factory.entrance
         if port.closing or (entrance.identity and not hello.secure and not entrance.plain):
             return False
+        address = address_of(place)
+        host = host_of(address)
+        if not port.factory.admits(host):  # before the handshake: signatures are what costs
+            entrance.refused += 1
+            return True
         handshake, answer = None, b""
         if hello.secure:
             if not entrance.identity or self.in_handshake >= self._settings.opening_max:
@@ -88,11 +93,6 @@ class Openings:
                 answer = handshake.receive(hello.secure)
             except RemoteProtocolError:
                 return False
-        address = address_of(place)
-        host = host_of(address)
-        if not port.factory.admits(host):
-            entrance.refused += 1
-            return True
         entrance.arrive(host)
         overhead = packets.HEAD_BYTES + (OVERHEAD_BYTES if hello.secure else 0)
         link = UdpLink(self._settings.mtu_bytes - overhead, self._settings.window_max)

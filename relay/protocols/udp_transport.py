@@ -21,9 +21,9 @@ from twisted.python.failure import Failure
 from relay.dialects.relay_v1 import BinaryMessages
 from relay.errors import FrameTooLarge, RemoteProtocolError
 from relay.wire import kinds
-from relay.wire.binary import LENGTH_BYTES, decode_frame, encode_frame, encode_stream
+from relay.wire.binary import LENGTH_BYTES, decode_frame, encode_frame, encode_stream, is_loose_frame
 from relay.wire.contracts import BINARY_STREAM
-from relay.wire.message import Message, is_loose
+from relay.wire.message import Message
 from relay.wire.secure import ChannelKeys, ServerHandshake
 from relay.wire.secure_records import REKEY_S, DatagramOpener, DatagramSealer
 from relay.wire.udp_link import CONTENT, UdpLink
@@ -38,7 +38,9 @@ log = Logger()
 DONE: Final = Failure(error.ConnectionDone())
 ABORTED: Final = Failure(error.ConnectionAborted())
 HELD_FRAMES_MAX: Final = 256
-"""Frames of a client that is paused."""
+"""Frames of a client that is paused …"""
+HELD_BYTES_MAX: Final = 262_144
+"""… and their bytes, whichever is reached first."""
 _KINDS_ANSWERING: Final = frozenset((kinds.REPLY, kinds.ERROR))
 
 
@@ -55,9 +57,9 @@ class UdpTransport:
     at most ``budget`` bytes more. ``due``: the slot of the port's wheel, 0 for none."""
 
     __slots__ = (
-        "_closing", "_full", "_head", "_opener", "_paused", "_port", "_producer", "_rekey_at", "_sealer", "accepted",
-        "address", "arrival", "budget", "connection", "due", "handshake", "joins_writes", "link", "marked", "nodelay",
-        "opening", "place", "protocol", "token", "unproven",
+        "_closing", "_full", "_head", "_opener", "_paused", "_paused_bytes", "_port", "_producer", "_rekey_at",
+        "_sealer", "accepted", "address", "arrival", "budget", "challenged_at", "connection", "due", "handshake",
+        "joins_writes", "link", "marked", "nodelay", "opening", "place", "protocol", "token", "unproven",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +77,7 @@ class UdpTransport:
         """Until the handshake of the secure channel has ended."""
         self.protocol: IProtocol | None = None
         self.unproven = False
+        self.challenged_at = 0.0
         self.budget = 0
         self.token = b""
         self.due = 0
@@ -89,6 +92,7 @@ class UdpTransport:
         self._producer: Any = None  # Any: an IPushProducer
         self._full = False
         self._paused: list[bytes] | None = None
+        self._paused_bytes = 0
         self._closing = False
 
     # --- the port -----------------------------------------------------------------------------------------------------
@@ -109,15 +113,22 @@ class UdpTransport:
     @property
     def full(self) -> bool:
         """Whether no more is taken in."""
-        return self._paused is not None and len(self._paused) >= HELD_FRAMES_MAX
+        return self._paused is not None and (
+            len(self._paused) >= HELD_FRAMES_MAX or self._paused_bytes >= HELD_BYTES_MAX
+        )
 
     def deliver(self, content: bytes, now: float) -> None:
         """Give the frames in ``content`` to the protocol. Raises ``RemoteProtocolError``."""
+        if self.full:
+            # Its frame comes again; what it acknowledges must not wait, or we would give the client up.
+            self.link.acknowledged(content, now)
+            return
         for frame, reliable in self.link.receive(content, now):
-            if not reliable and not _may_be_lost(frame):
+            if not reliable and not is_loose_frame(frame):
                 raise RemoteProtocolError("a frame that has to be counted was sent as one that may be lost")
             if self._paused is not None:
                 self._paused.append(frame)
+                self._paused_bytes += len(frame)
             elif self.protocol is not None:
                 self.protocol.dataReceived(frame)
 
@@ -230,9 +241,11 @@ class UdpTransport:
 
     def _resume(self) -> None:
         held, self._paused = self._paused, None
+        self._paused_bytes = 0
         for at, frame in enumerate(held or ()):
             if self._paused is not None:  # somebody paused again
                 self._paused[:0] = (held or [])[at:]
+                self._paused_bytes = sum(map(len, self._paused))
                 return
             if self.protocol is not None:
                 self.protocol.dataReceived(frame)
@@ -240,13 +253,6 @@ class UdpTransport:
     def getPeer(self) -> IAddress:
         """Where the connection began."""
         return self.address
-
-
-def _may_be_lost(frame: bytes) -> bool:
-    try:
-        return is_loose(decode_frame(frame))
-    except RemoteProtocolError:
-        return False
 
 
 def is_newer(link: UdpLink, content: bytes) -> bool:

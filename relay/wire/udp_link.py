@@ -40,7 +40,10 @@ WINDOW_MIN: Final = 4
 WINDOW_MAX: Final = 1024
 """Packets under way, and frames held out of order; a peer that sends more is not listened to."""
 REORDER: Final = 3
-"""A packet is lost when one so many numbers later has arrived (RFC 9002 section 6.1.1)."""
+"""A packet is lost when one so many numbers later has arrived (RFC 9002 section 6.1.1) …"""
+LATE: Final = 9 / 8
+"""… or when any later one has, and this many round trips have passed (section 6.1.2): for few packets a second."""
+LATE_S_MIN: Final = 0.001
 RTO_S_MIN: Final = 0.05
 RTO_S_FIRST: Final = 0.25
 RTO_S_MAX: Final = 4.0
@@ -48,6 +51,8 @@ ACK_DELAY_S: Final = 0.02
 ACK_EVERY: Final = 2
 ACK_BITS_USED: Final = 32
 """Packets that one acknowledgement speaks for at most, half of what it has room for: some come out of order."""
+EARLY_BYTES_MAX: Final = 262_144
+"""Bytes held out of order: what is beyond is not acknowledged, and comes again."""
 STREAMS_MAX: Final = 1024
 """Streams of ``latest`` whose newest is remembered; the longest known is forgotten for a new one."""
 TOKEN_BYTES: Final = 8
@@ -75,15 +80,17 @@ class Sent:
 class RoundTrip:
     """Smoothed round-trip time and the time-out that follows from it (RFC 6298)."""
 
-    __slots__ = ("rto_s", "smoothed_s", "variation_s")
+    __slots__ = ("latest_s", "rto_s", "smoothed_s", "variation_s")
 
     def __init__(self) -> None:
+        self.latest_s = 0.0
         self.smoothed_s = 0.0
         self.variation_s = 0.0
         self.rto_s = RTO_S_FIRST
 
     def sample(self, measured_s: float) -> None:
         """A packet sent once was acknowledged after ``measured_s``."""
+        self.latest_s = measured_s
         if not self.smoothed_s:
             self.smoothed_s = measured_s
             self.variation_s = measured_s / 2
@@ -92,6 +99,11 @@ class RoundTrip:
             self.smoothed_s += (measured_s - self.smoothed_s) / 8
         # The other side may keep an acknowledgement back for ACK_DELAY_S.
         self.rto_s = min(max(self.smoothed_s + 4 * self.variation_s + ACK_DELAY_S, RTO_S_MIN), RTO_S_MAX)
+
+    @property
+    def late_s(self) -> float:
+        """When a later packet has been acknowledged, one that was sent so long ago is lost."""
+        return max(LATE * max(self.latest_s, self.smoothed_s), LATE_S_MIN)
 
     def backed_off(self) -> None:
         """Nothing came in time."""
@@ -104,13 +116,14 @@ class Received:
     ``acks``: bit n is number ``newest - n``, so the newest's own is bit 0. ``early``: frames before their turn.
     """
 
-    __slots__ = ("acks", "early", "newest", "next_place", "streams")
+    __slots__ = ("acks", "early", "early_bytes", "newest", "next_place", "streams")
 
     def __init__(self) -> None:
         self.newest = 0
         self.acks = 0
         self.next_place = 1
         self.early: dict[int, bytes] = {}
+        self.early_bytes = 0
         self.streams: dict[int, int] = {}
 
     def fresh(self, number: int) -> bool:
@@ -137,11 +150,15 @@ class Received:
             return [frame]
         if place >= wanted + WINDOW_MAX:
             return None
-        if place >= wanted:
+        if place >= wanted and place not in self.early:
+            if place > wanted and self.early_bytes + len(frame) > EARLY_BYTES_MAX:
+                return None
             self.early[place] = frame
+            self.early_bytes += len(frame)
         ready = []
         while wanted in self.early:
             ready.append(self.early.pop(wanted))
+            self.early_bytes -= len(ready[-1])
             wanted += 1
         self.next_place = wanted
         return ready
@@ -162,9 +179,9 @@ class UdpLink:
     """See the module. ``content_bytes_max``: the largest content of one packet; ``window_max``: packets under way."""
 
     __slots__ = (
-        "_halved_at", "_heard", "_latest_sent", "_number", "_owed", "_owed_at", "_place", "_prepared", "_small",
-        "_urgent", "content_bytes_max", "ended", "lost_packets", "proved", "received", "round_trip", "sent_again",
-        "under_way", "waiting", "waiting_bytes", "window", "window_max",
+        "_halved_at", "_heard", "_late_at", "_latest_sent", "_number", "_owed", "_owed_at", "_place", "_prepared",
+        "_small", "_urgent", "content_bytes_max", "ended", "lost_packets", "proved", "received", "round_trip",
+        "sent_again", "under_way", "waiting", "waiting_bytes", "window", "window_max",
     )  # fmt: skip
 
     def __init__(self, content_bytes_max: int, window_max: int = WINDOW_MAX) -> None:
@@ -188,6 +205,7 @@ class UdpLink:
         self._latest_sent = 0
         self._halved_at = 0  # packets up to this number were lost together
         self._heard = 0  # the highest number acknowledged
+        self._late_at: float | None = None  # when the oldest before that one will be lost
         # Receiving.
         self.received = Received()
         self._owed = 0
@@ -246,18 +264,14 @@ class UdpLink:
         while waiting and len(under_way) < self.window:
             sent = waiting.popleft()
             self.waiting_bytes -= len(sent.frame)
-            out.append(self._send(sent, now))
+            out.append(self._content(RELIABLE, sent.place, sent.frame))
+            sent.number = self._number
+            sent.at = now
+            sent.tries += 1
+            under_way[sent.number] = sent
         if self._owed and (self._urgent or self._owed >= ACK_EVERY or now >= self._owed_at - TIMER_SLACK_S):
             out.append(self._content(NOTHING, 0, b""))
         return out
-
-    def _send(self, sent: Sent, now: float) -> bytes:
-        content = self._content(RELIABLE, sent.place, sent.frame)
-        sent.number = self._number
-        sent.at = now
-        sent.tries += 1
-        self.under_way[sent.number] = sent
-        return content
 
     def _content(self, kind: int, place: int, frame: bytes) -> bytes:
         if self._number >= NUMBER_MAX:
@@ -274,13 +288,7 @@ class UdpLink:
     def receive(self, content: bytes, now: float) -> list[tuple[bytes, bool]]:
         """The frames that ``content`` brings, each with whether it was reliable; those of a challenge, response or end
         are not frames. Raises ``RemoteProtocolError`` for what is no content: nothing has changed then."""
-        if len(content) < CONTENT_BYTES:
-            raise RemoteProtocolError("a packet that is cut off")
-        number, ack, acks, kind, place = CONTENT.unpack_from(content)
-        if kind > END or not number or ack > self._number:
-            raise RemoteProtocolError("a packet of no known kind, or that acknowledges what was not sent")
-        if self.under_way:
-            self._acknowledged(ack, acks, now)
+        number, kind, place = self.acknowledged(content, now)
         received = self.received
         if not received.fresh(number):
             # Said again, in case the acknowledgement was lost.
@@ -304,6 +312,18 @@ class UdpLink:
         elif kind == END:
             self.ended = True
         return []
+
+    def acknowledged(self, content: bytes, now: float) -> tuple[int, int, int]:
+        """Take what ``content`` acknowledges alone, as if the rest had been lost; its number, kind and place. Raises
+        ``RemoteProtocolError`` for what is no content."""
+        if len(content) < CONTENT_BYTES:
+            raise RemoteProtocolError("a packet that is cut off")
+        number, ack, acks, kind, place = CONTENT.unpack_from(content)
+        if kind > END or not number or ack > self._number:
+            raise RemoteProtocolError("a packet of no known kind, or that acknowledges what was not sent")
+        if self.under_way:
+            self._acknowledged(ack, acks, now)
+        return number, kind, place
 
     def _owe(self, now: float, urgent: bool) -> None:
         if not self._owed:
@@ -332,13 +352,18 @@ class UdpLink:
             self.window = min(grown, float(self.window_max))
         if ack > self._heard:
             self._heard = ack
-            self._find_lost(ack)
+        if under_way:
+            self._find_lost(now)
 
-    def _find_lost(self, ack: int) -> None:
-        under_way = self.under_way
+    def _find_lost(self, now: float) -> None:
+        heard, late_s = self._heard, self.round_trip.late_s
+        self._late_at = None
         lost = []
-        for number in under_way:
-            if number > ack - REORDER:
+        # By number, and so by time.
+        for number, sent in self.under_way.items():
+            if number > heard - REORDER and (number > heard or sent.at + late_s > now + TIMER_SLACK_S):
+                if number < heard:
+                    self._late_at = sent.at + late_s
                 break
             lost.append(number)
         if lost:
@@ -363,6 +388,8 @@ class UdpLink:
         at: float | None = None
         if self.under_way:
             at = next(iter(self.under_way.values())).at + self.round_trip.rto_s
+            if self._late_at is not None and self._late_at < at:
+                at = self._late_at
         if self._owed and (at is None or self._owed_at < at):
             at = self._owed_at
         return at
@@ -370,6 +397,8 @@ class UdpLink:
     def timer(self, now: float) -> None:
         """Do what is due; ``transmit`` is to be asked afterwards."""
         under_way = self.under_way
+        if under_way and self._late_at is not None and now >= self._late_at - TIMER_SLACK_S:
+            self._find_lost(now)
         if under_way and now >= next(iter(under_way.values())).at + self.round_trip.rto_s - TIMER_SLACK_S:
             # Everything that is as old; the rest gets its chance by what is acknowledged now.
             limit = now - self.round_trip.rto_s + TIMER_SLACK_S
