@@ -17,7 +17,6 @@ from relay.client.options import ClientOptions, KcpSettings
 from relay.errors import RelayError
 from relay.test import interop
 from relay.test.interop import Row
-from relay.test.kcp_spoofed import campaign
 from relay.test.node_process import NodeProcess
 
 BYTES = 300_000
@@ -61,16 +60,6 @@ class PeerTests(SynchronousTestCase):
                 Row("kcptun", False, "salsa20", "10/3", 2),
             ]
         )
-
-
-class SpoofedTests(SynchronousTestCase):
-    """A share of ``python -m relay.test.kcp_spoofed``."""
-
-    def test_spoofed(self):
-        """Made-up addresses get no session where datagrams are authenticated or checked, else a bounded number."""
-        for cipher in ("aes-256-gcm", "aes", "null"):
-            figures = campaign(20_000, cipher)
-            self.assertTrue(figures["ok"], figures)
 
 
 class NodeTests(SynchronousTestCase):
