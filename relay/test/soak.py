@@ -1,11 +1,12 @@
 """Many sessions over a bad network: nothing lost, nothing twice, order kept, memory flat.
 
-    python -m relay.test.soak --seconds 60 [--sessions 2000] [--seed 1] [--json]
+    python -m relay.test.soak --seconds 60 [--sessions 2000] [--seed 1] [--json] [--transports tcp,ws,udp]
 
-A real node, and sessions of the Python SDK over TCP and WebSocket, half of each, through a proxy that swallows up to
-200 KB in each direction and then resets. The sessions are in groups of five: each publishes to its group with a running
-number, and asks its neighbour by a procedure with a number of its own. At the end each receiver must have every number
-of every other member, in order, once; each answered pull must have been carried out once, no other one more than once.
+A real node, and sessions of the Python SDK over every transport (``relay.test.transports``), through proxies: those for
+streams swallow up to 200 KB in each direction and then reset, those for datagrams lose, double, reorder, change
+addresses and go silent, for a while or for good. The sessions are in groups of five: each publishes to its group with a
+running number, and asks its neighbour by a procedure with a number of its own. At the end each receiver must have every
+number of every other member, in order, once; each answered pull must have been carried out once, no other one more than once.
 The resident memory of the node over the last third must be within 2 % of the middle third.
 """
 
@@ -19,13 +20,16 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.client.aio import Client, ClientOptions, connect
 from relay.client.effects import Changed
 from relay.errors import RelayError
+from relay.test.bad_datagrams import BadDatagrams
 from relay.test.bad_network import BadNetwork
 from relay.test.node_process import NodeProcess, report
+from relay.test.transports import KCP, Way, every_transport
 
 GROUP: Final = 5
 SWALLOW_BYTES_MAX: Final = 200_000
@@ -33,6 +37,8 @@ PUBLISH_PER_S: Final = 500
 PULLS_PER_S: Final = 150
 BREAKS_PER_S: Final = 20
 PADDING: Final = (*[0] * 18, 2_000, 20_000)
+HEAD_BYTES: Final = 100
+"""Of a publication's value beside its padding, at most."""
 SETTLE_S: Final = 40.0
 RSS_TOLERANCE: Final = 0.02
 CONFIG: Final[dict[str, Any]] = {  # Any: a configuration as JSON
@@ -82,8 +88,12 @@ class Member:
 class Soak:
     """The campaign; ``figures`` after ``run``."""
 
-    def __init__(self, node: NodeProcess, sessions: int, seconds: float, seed: int) -> None:
+    def __init__(
+        self, node: NodeProcess, ways: Sequence[Way], sessions: int, seconds: float, seed: int
+    ) -> None:  # fmt: skip
         self.node = node
+        self.ways = ways
+        self.networks: list[BadNetwork | BadDatagrams] = []
         self.seconds = seconds
         self.rng = random.Random(seed)
         self.members = [Member(number) for number in range(sessions - sessions % GROUP)]
@@ -96,10 +106,11 @@ class Soak:
 
     async def run(self) -> None:
         """Connect all, load and break for the time, let it settle."""
-        self.tcp = BadNetwork(("127.0.0.1", self.node.stream))
-        self.web = BadNetwork(("127.0.0.1", self.node.web))
-        await self.tcp.start()
-        await self.web.start()
+        for way in self.ways:
+            target = ("127.0.0.1", way.port)
+            network = BadDatagrams(target, self.rng.randrange(1000)) if way.datagrams else BadNetwork(target)
+            self.networks.append(network)
+            await network.start()
         await self._connect()
         gc.collect()
         gc.freeze()
@@ -114,16 +125,15 @@ class Soak:
         for member in self.members:
             assert member.client is not None
         await asyncio.gather(*(member.client.close() for member in self.members if member.client is not None))
-        await self.tcp.stop()
-        await self.web.stop()
+        for network in self.networks:
+            await network.stop()
 
     async def _connect(self) -> None:
-        options = ClientOptions(backoff_s_min=0.02, backoff_s_max=0.5, request_timeout_s=60)
+        options = ClientOptions(backoff_s_min=0.02, backoff_s_max=0.5, request_timeout_s=60, heartbeat_s=5, kcp=KCP)
 
         async def one(member: Member) -> None:
-            url = f"tcp://127.0.0.1:{self.tcp.port}"
-            if member.number % 2:
-                url = f"ws://127.0.0.1:{self.web.port}/ws"
+            index = self._way(member)
+            url = self.ways[index].url(self.networks[index].port)
             user = f"u{member.number}"
             client = member.client = await connect(url, user=user, options=options, on_state=member.changed)
             await client.subscribe(f"group.{member.group}", member.event)
@@ -132,6 +142,10 @@ class Soak:
 
         for first in range(0, len(self.members), 50):
             await asyncio.gather(*(one(member) for member in self.members[first : first + 50]))
+
+    def _way(self, member: Member) -> int:
+        """Of a member: a group has one, so that what its members publish fits all of them."""
+        return member.group % len(self.ways)
 
     async def _paced(self, per_s: float, end: float, act: Any) -> None:  # Any: a method without arguments
         due = time.monotonic()
@@ -156,7 +170,8 @@ class Soak:
     async def _published(self, member: Member, number: int) -> None:
         assert member.client is not None
         try:
-            padding = "x" * self.rng.choice(PADDING)
+            room = self.ways[self._way(member)].body_bytes_max - HEAD_BYTES
+            padding = "x" * min(self.rng.choice(PADDING), room)
             value = [member.number, number, padding]
             await member.client.publish(f"group.{member.group}", value, flags=("no_echo",))
         except RelayError as error:
@@ -187,7 +202,7 @@ class Soak:
             member.wrong.append(f"pull {number} got {event.value}")
 
     def _break(self) -> None:
-        network = self.rng.choice((self.tcp, self.web))
+        network: Any = self.rng.choice(self.networks)  # Any: the link is its own
         if network.links:
             network.break_one(self.rng.choice(list(network.links)), self.rng.randrange(SWALLOW_BYTES_MAX))
 
@@ -224,6 +239,7 @@ class Soak:
         last = statistics.median(self.rss[2 * third :])
         growth = last / middle - 1
         return {
+            "transports": " ".join(way.name for way in self.ways),
             "sessions": len(self.members),
             "seconds": self.seconds,
             "published": sum(member.sent for member in self.members),
@@ -235,9 +251,13 @@ class Soak:
             "pulls_done_twice": twice,
             "answered_but_not_done_once": undone,
             "under_way_at_the_end": len(self.under_way),
-            "breaks": self.tcp.breaks + self.web.breaks,
-            "swallowed_bytes": self.tcp.lost_bytes + self.web.lost_bytes,
+            "breaks": sum(network.breaks for network in self.networks),
+            "swallowed_bytes": sum(network.lost_bytes for network in self.networks),
             "resumed": sum(member.resumed for member in self.members),
+            "resumed_by_transport": {
+                way.name: sum(each.resumed for each in self.members if self.ways[self._way(each)] is way)
+                for way in self.ways
+            },
             "sessions_lost": sum(member.reset for member in self.members),
             "rss_middle_third_mb": round(middle / 1e6, 2),
             "rss_last_third_mb": round(last / 1e6, 2),
@@ -254,11 +274,17 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--transports", default="", help="some of them, with commas")
     options = parser.parse_args()
     node = NodeProcess(CONFIG)
+    found = every_transport(node)
+    try:
+        ways = [found[name] for name in options.transports.split(",") if name] or list(found.values())
+    except KeyError as error:
+        parser.error(f"no transport {error}; there are {', '.join(found)}")
     try:
         node.start()
-        soak = Soak(node, options.sessions, options.seconds, options.seed)
+        soak = Soak(node, ways, options.sessions, options.seconds, options.seed)
         asyncio.run(soak.run())
         figures = soak.figures()
         figures["node_errors"] = node.log.count("Traceback")

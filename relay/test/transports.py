@@ -1,0 +1,70 @@
+"""Listeners for every transport on a ``NodeProcess``, for the campaigns that go over all of them.
+
+=======  ==============================================
+tcp      relay's stream, with ``ws`` on the node's page
+secure   a stream in the secure channel
+udp      a frame a datagram
+udps     the same in the secure channel
+kcp      KCP with AES-GCM, profile ``game``
+=======  ==============================================
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+import attrs
+
+from relay.client.options import KcpSettings
+from relay.client.plan import FIRST_USE
+from relay.test.node_process import NodeProcess, free_port
+
+KCP: Final = KcpSettings(key="campaign", profile="game")
+DATAGRAMS: Final = frozenset({"udp", "udps", "kcp"})
+
+
+@attrs.frozen
+class Way:
+    """One transport of a node. ``url`` gives the URL, also at a proxy's port; ``body_bytes_max``: what fits."""
+
+    name: str
+    port: int
+    form: str
+    body_bytes_max: int = 1_000_000
+
+    def url(self, port: int = 0) -> str:
+        """For clients."""
+        return self.form.format(port or self.port)
+
+    @property
+    def datagrams(self) -> bool:
+        """Whether a proxy in between has to carry datagrams."""
+        return self.name in DATAGRAMS
+
+
+def free_datagram_port() -> int:
+    """A loopback port for UDP that nobody has now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def every_transport(node: NodeProcess, **limits: Any) -> dict[str, Way]:  # Any: keys of the section ``kcp``
+    """Add the listeners to ``node``, which has not started; the ways to it by name."""
+    secure, udp, udps, kcp = free_port(), free_datagram_port(), free_datagram_port(), free_datagram_port()
+    node.config["listeners"] += [
+        {"name": "secure", "address": f"tcp:{secure}:interface=127.0.0.1", "protocols": ["relay"], "secure": {}},
+        {"name": "udp", "address": f"udp:127.0.0.1:{udp}", "transport": "udp"},
+        {"name": "udps", "address": f"udp:127.0.0.1:{udps}", "transport": "udp", "secure": {}},
+        {
+            "name": "kcp", "address": f"udp:127.0.0.1:{kcp}", "transport": "kcp",
+            "kcp": {"key": KCP.key, "profile": KCP.profile, **limits},
+        },
+    ]  # fmt: skip
+    ways = (
+        Way("tcp", node.stream, "tcp://127.0.0.1:{}"), Way("ws", node.web, "ws://127.0.0.1:{}/ws"),
+        Way("secure", secure, f"tcp://127.0.0.1:{{}}?key={FIRST_USE}"), Way("udp", udp, "udp://127.0.0.1:{}", 1000),
+        Way("udps", udps, f"udp://127.0.0.1:{{}}?key={FIRST_USE}", 1000), Way("kcp", kcp, "kcp://127.0.0.1:{}"),
+    )  # fmt: skip
+    return {way.name: way for way in ways}
