@@ -153,7 +153,7 @@ def measure(secure: bool, out: bool, loose: bool, seconds: float, profile: cProf
     message = Message(kinds.EVENT if out else kinds.PUBLISH, "room.1", bytes(BODY_BYTES), kinds.RAW, flags)
     frame, stream = encode_frame(message), encode_stream(message)
     for client in world.clients:  # the peer is met with its first frame
-        client.link.send(frame, time.monotonic())
+        client.link.send(frame)
         client.flush()
     world.turn()
     peers = world.peers
@@ -166,7 +166,7 @@ def measure(secure: bool, out: bool, loose: bool, seconds: float, profile: cProf
                 if loose:
                     client.link.send_once(frame)
                 else:
-                    client.link.send(frame, time.monotonic())
+                    client.link.send(frame)
             client.flush()
         began = used()
         if profile is not None:

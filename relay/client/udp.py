@@ -207,7 +207,7 @@ class UdpConnection:
     def _write(self, link: UdpLink, frame: bytes, now: float) -> None:
         try:
             if not is_loose_frame(frame):
-                link.send(frame, now)
+                link.send(frame)
                 return
             message = decode_frame(frame)
             if not message.flags & kinds.LATEST:

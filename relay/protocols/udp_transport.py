@@ -179,18 +179,18 @@ class UdpTransport:
         """Send the frames in ``data``; they leave at the end of the turn."""
         if self._closing or self.protocol is None:
             return
-        link, now = self.link, self._port.now_s()
+        link = self.link
         at, end = 0, len(data)
         while at < end:
             start = at + LENGTH_BYTES
             at = start + int.from_bytes(data[at:start])
             try:
-                link.send(data[start:at], now)
+                link.send(data[start:at])
             except FrameTooLarge as too_large:
                 self._port.dropped += 1
                 instead = instead_of(data[start:at], too_large)
                 if instead:
-                    link.send(instead, now)
+                    link.send(instead)
         self._port.mark(self)
         if not self._full and link.waiting_bytes > self._port.queue_bytes_max:
             self._full = True

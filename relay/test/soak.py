@@ -6,8 +6,8 @@ A real node, and sessions of the Python SDK over every transport (``relay.test.t
 streams swallow up to 200 KB in each direction and then reset, those for datagrams lose, double, reorder, change
 addresses and go silent, for a while or for good. The sessions are in groups of five: each publishes to its group with a
 running number, and asks its neighbour by a procedure with a number of its own. At the end each receiver must have every
-number of every other member, in order, once; each answered pull must have been carried out once, no other one more than once.
-The resident memory of the node over the last third must be within 2 % of the middle third.
+number of every other member, in order, once; each answered pull must have been carried out once, no other one more than
+once. The resident memory of the node over the last third must be within 2 % of the middle third.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class Client:
     def say(self, *messages: Message) -> None:
         """Send frames that have to arrive; and hear what comes back."""
         for message in messages:
-            self.link.send(encode_frame(message), self.post.clock.seconds())
+            self.link.send(encode_frame(message))
         self.flush()
 
     def flush(self) -> None:
@@ -256,7 +256,7 @@ class Talking(SynchronousTestCase):
         """An answer that is lost is sent again by the clock."""
         post = Post()
         client = Client(post)
-        client.link.send(encode_frame(publication()), post.clock.seconds())
+        client.link.send(encode_frame(publication()))
         for datagram in client.datagrams():
             post.give(datagram)  # the answer is lost
         post.clock.advance(0.3)
@@ -335,7 +335,7 @@ class Talking(SynchronousTestCase):
         post.peers[0].pause("test")
         count = 2 * HELD_FRAMES_MAX
         for number in range(count):
-            client.link.send(encode_frame(publication(f"n{number}")), post.clock.seconds())
+            client.link.send(encode_frame(publication(f"n{number}")))
         for _ in range(60):
             client.flush()
             post.clock.advance(0.1)
@@ -358,7 +358,7 @@ class Talking(SynchronousTestCase):
         peer.pause("test")
         transport = next(iter(post.port.connections.values()))
         for number in range(2 * HELD_FRAMES_MAX):
-            client.link.send(encode_frame(publication(f"n{number}")), post.clock.seconds())
+            client.link.send(encode_frame(publication(f"n{number}")))
         for number in range(80):
             client.flush()
             client.link.timer(post.clock.seconds())
@@ -378,7 +378,7 @@ class Talking(SynchronousTestCase):
         post.peers[0].pause("test")
         client.link.content_bytes_max = 60_000
         for _ in range(20):
-            client.link.send(encode_frame(publication("n", b"x" * 50_000)), post.clock.seconds())
+            client.link.send(encode_frame(publication("n", b"x" * 50_000)))
         client.flush()
         transport = next(iter(post.port.connections.values()))
         self.assertTrue(transport.full)

@@ -70,7 +70,7 @@ class Links(SynchronousTestCase):
             side = network.random.randrange(2)
             frame = b"%d" % number
             sent[side].append(frame)
-            network.links[side].send(frame, network.now)
+            network.links[side].send(frame)
             if network.random.random() < 0.2:
                 network.run(network.now + network.random.random() * 0.1)
         network.run(network.now + 120)
@@ -114,20 +114,20 @@ class Links(SynchronousTestCase):
         """No more is under way than the window; it grows without loss, and shrinks with it."""
         network = Network(3, 0.0, 0.0, window_max=128)
         for _ in range(2000):
-            network.links[0].send(b"x", 0.0)
+            network.links[0].send(b"x")
         self.assertEqual(len(network.links[0].transmit(0.0)), udp_link.WINDOW_FIRST)
         network.links[0].timer(1.0)
         self.assertEqual(network.links[0].window, udp_link.WINDOW_MIN)
         network = Network(3, 0.0, 0.0, window_max=128)
         for _ in range(2000):
-            network.links[0].send(b"x", 0.0)
+            network.links[0].send(b"x")
         network.run(2.0)
         self.assertEqual((network.links[0].window, len(network.got[1])), (128, 2000))
 
     def test_idle_costs_nothing(self):
         """Once all is acknowledged no timer runs."""
         network = Network(4, 0.0, 0.0)
-        network.links[0].send(b"x", 0.0)
+        network.links[0].send(b"x")
         network.run(1.0)
         before = network.packets
         network.run(100.0)
@@ -145,14 +145,14 @@ class Links(SynchronousTestCase):
         """With few packets a second a loss shows by time: a later one has arrived, and a round trip and an eighth
         have passed. The timer knows of it."""
         one, other = UdpLink(MTU), UdpLink(MTU)
-        one.send(b"first", 0.0)
+        one.send(b"first")
         (content,) = one.transmit(0.0)
         other.receive(content, 0.01)
         for answer in other.transmit(0.01 + udp_link.ACK_DELAY_S):
             one.receive(answer, 0.04)
-        one.send(b"lost", 1.0)
+        one.send(b"lost")
         one.transmit(1.0)
-        one.send(b"later", 1.02)
+        one.send(b"later")
         (content,) = one.transmit(1.02)
         other.receive(content, 1.03)
         for answer in other.transmit(1.03):
@@ -179,12 +179,27 @@ class Links(SynchronousTestCase):
         got = link.receive(CONTENT.pack(61, 0, 0, udp_link.RELIABLE, 1) + frame, 0.0)
         self.assertEqual((len(got), link.received.early_bytes, link.received.next_place), (5, 0, 6))
 
+    def test_waiting_is_not_trying(self):
+        """A frame that waits for the window is not one that the other side does not acknowledge: with little room, but
+        with answers, nobody is given up."""
+        one, other = UdpLink(MTU, 8), UdpLink(MTU)
+        for _ in range(1000):
+            one.send(b"x")
+        for step in range(20):
+            for content in one.transmit(step):
+                other.receive(content, step)
+            self.assertEqual(one.oldest_s(step), 0)
+            for content in other.transmit(step):
+                one.receive(content, step)
+        one.transmit(30.0)
+        self.assertGreater(one.oldest_s(31.0), 0.5)
+
     def test_acknowledgement_alone(self):
         """A packet whose frame is not wanted now still says what has arrived; its frame is not acknowledged."""
         one, other = UdpLink(MTU), UdpLink(MTU)
-        one.send(b"x", 0.0)
+        one.send(b"x")
         other.receive(one.transmit(0.0)[0], 0.0)
-        other.send(b"y", 0.0)
+        other.send(b"y")
         content = other.transmit(0.0)[0]
         one.acknowledged(content, 0.0)
         self.assertEqual((len(one.under_way), one.received.newest), (0, 0))
@@ -194,8 +209,8 @@ class Links(SynchronousTestCase):
     def test_too_large(self):
         """What does not fit is refused at once, whichever way it is sent."""
         link = UdpLink(MTU)
-        link.send(b"x" * link.frame_bytes_max, 0.0)
-        for send in (lambda f: link.send(f, 0.0), link.send_once, lambda f: link.send_latest(f, 1)):
+        link.send(b"x" * link.frame_bytes_max)
+        for send in (link.send, link.send_once, lambda f: link.send_latest(f, 1)):
             self.assertRaises(FrameTooLarge, send, b"x" * (link.frame_bytes_max + 1))
         self.assertEqual([len(content) for content in link.transmit(0.0)], [MTU])
 
@@ -216,7 +231,7 @@ class Links(SynchronousTestCase):
     def test_garbage(self, packets: list[bytes], data: Any):
         """Garbage is a protocol error or changes nothing that lasts: what was sent still arrives, in order."""
         network = Network(6, 0.0, 0.0)
-        network.links[0].send(b"one", 0.0)
+        network.links[0].send(b"one")
         network.run(0.5)
         for packet in packets:
             try:

@@ -32,7 +32,7 @@ class Moving(SynchronousTestCase):
         client = Client(post)
         client.say(publication("home"))
         client.place = AWAY
-        client.link.send(encode_frame(publication("away")), post.clock.seconds())
+        client.link.send(encode_frame(publication("away")))
         came = sum(len(datagram) for datagram in client.datagrams() for _ in [post.give(datagram, AWAY)])
         went = 0
         for _ in range(50):
@@ -46,7 +46,7 @@ class Moving(SynchronousTestCase):
         for secure in (False, True):
             post = Post(secure=secure)
             client = Client(post)
-            client.link.send(encode_frame(publication("one")), 100.0)
+            client.link.send(encode_frame(publication("one")))
             (old,) = client.datagrams()
             post.give(old)
             post.give(old, AWAY)
@@ -58,7 +58,7 @@ class Moving(SynchronousTestCase):
         client = Client(post)
         client.say(publication("home"))
         client.place = AWAY
-        client.link.send(encode_frame(publication("away")), post.clock.seconds())
+        client.link.send(encode_frame(publication("away")))
         for datagram in client.datagrams():
             post.give(datagram, AWAY)  # the challenge is lost
         transport = next(iter(post.port.connections.values()))

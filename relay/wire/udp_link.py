@@ -64,16 +64,17 @@ _ACKS_MASK: Final = (1 << ACKS_BITS + 1) - 1
 
 
 class Sent:
-    """A reliable frame under way. ``number``: of the packet that carried it last."""
+    """A reliable frame under way. ``number``: of the packet that carried it last; ``at``, ``first_at``: when it was
+    sent last and first, 0 before that."""
 
     __slots__ = ("at", "first_at", "frame", "number", "place", "tries")
 
-    def __init__(self, place: int, frame: bytes, now: float) -> None:
+    def __init__(self, place: int, frame: bytes) -> None:
         self.place = place
         self.frame = frame
         self.number = 0
-        self.at = now
-        self.first_at = now
+        self.at = 0.0
+        self.first_at = 0.0
         self.tries = 0
 
 
@@ -220,11 +221,11 @@ class UdpLink:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    def send(self, frame: bytes, now: float) -> None:
+    def send(self, frame: bytes) -> None:
         """A frame that has to arrive. Raises ``FrameTooLarge``."""
         self._check(frame)
         self._place += 1
-        self.waiting.append(Sent(self._place, frame, now))
+        self.waiting.append(Sent(self._place, frame))
         self.waiting_bytes += len(frame)
 
     def send_once(self, frame: bytes) -> None:
@@ -267,6 +268,7 @@ class UdpLink:
             out.append(self._content(RELIABLE, sent.place, sent.frame))
             sent.number = self._number
             sent.at = now
+            sent.first_at = sent.first_at or now
             sent.tries += 1
             under_way[sent.number] = sent
         if self._owed and (self._urgent or self._owed >= ACK_EVERY or now >= self._owed_at - TIMER_SLACK_S):
