@@ -136,6 +136,8 @@ class Groups:
                 turn.blocked = not turn.queue.flush()
             if turn.ticks % self.options.election_ticks == 0 and turn.stores.log.no_room is not None:
                 self._make_room()
+                if turn.blocked:
+                    self.spread.relieve()
             for node in turn.out.live(turn.ticks, self.options.election_ticks):
                 self._lost(node)
             self.spread.tick()

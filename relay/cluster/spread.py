@@ -1,4 +1,4 @@
-"""Which node leads: spread evenly while all run, handed over before one stops.
+"""Which node leads: spread evenly while all run, handed over before one stops, and when its disk is full.
 
 A node knows the leader of every group that it is a member of. Who leads more than its share of the groups (rounded up,
 over the nodes that are linked and this one) hands some over each look, to a voter that leads less and whose log is
@@ -46,6 +46,12 @@ class Spread:
         self._retired = done
         self._deadline = self._host.ticks + 2 * self._host.options.election_ticks
         self._retire_some()
+
+    def relieve(self) -> None:
+        """This node's log takes nothing: what it leads, no one else can write either. Let others lead."""
+        for number, replica in self._replicas.items():
+            if replica.raw.raft.lead_transferee == NONE and self._can_give(replica):
+                self._groups[number].transfer(0, self._handed_over)
 
     def _retire_some(self) -> None:
         led = [number for number, replica in self._replicas.items() if self._can_give(replica)]

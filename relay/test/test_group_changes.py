@@ -287,6 +287,25 @@ class DiskTests(SynchronousTestCase):
         cluster.until(lambda: first and second)
         self.assertEqual((first, second), ([1, None], [2, None]))
 
+    def test_leader_full(self):
+        """A leader whose disk is full lets another one lead, so that the group goes on; with room it follows."""
+        cluster = GroupCluster()
+        full = cluster.elect()
+        cluster.run(1.0)
+        full.disk.capacity_bytes = 0
+        for number in range(200):
+            cluster.propose(full, bytes([number]) * 30_000)
+            cluster.run(0.02)
+            if full.log.no_room is not None and not full.group().leading:
+                break
+        other = cluster.until(lambda: next((each for each in others(cluster, full) if each.group().leading), None))
+        outcome = cluster.propose(other, b"on")
+        cluster.until(lambda: outcome)
+        self.assertIsNone(outcome[1])
+        full.disk.capacity_bytes = 1 << 28
+        full.log.maintain()
+        cluster.until(lambda: cluster.commands(full.node) == cluster.commands(other.node))
+
     def test_failed(self):
         """A log that failed is the end of the node: nothing is acknowledged."""
         cluster = GroupCluster(1)
