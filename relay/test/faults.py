@@ -26,6 +26,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Final
 
+from relay.errors import RelayError
 from relay.test import faults_network
 from relay.test.faults_clients import Traffic
 from relay.test.faults_cluster import FaultCluster
@@ -68,8 +69,8 @@ class Campaign:
                 await self._round(number, fault, cluster, traffic)
                 if self.problems or (self.options.seconds and time.monotonic() - begun > self.options.seconds):
                     break
-        except TimeoutError as error:
-            self.problems.append(f"{error}")
+        except (TimeoutError, RelayError) as error:
+            self.problems.append(f"after {self.rounds.total()} rounds: {error!r}")
         finally:
             looking.cancel()
             await traffic.close()

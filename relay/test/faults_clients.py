@@ -72,10 +72,13 @@ class Traffic:
     async def quiesce(self) -> None:
         """Nobody asks anything any more, and everything asked has ended."""
         self._go.clear()
-        await asyncio.gather(*self._probes, return_exceptions=True)
+        await asyncio.gather(*self._probes)
         while self._busy:
             self._still.clear()
             await self._still.wait()
+        for task in [each for tasks in self._tasks.values() for each in tasks]:
+            if task.done():
+                task.result()  # a client that ended by itself met a mistake of ours
 
     async def close(self) -> None:
         """All end."""
