@@ -94,6 +94,12 @@ class KeyValue:
         until_s = self.clock.seconds() + self._write_timeout_s
         while True:
             session = await self._open_session(until_s)
+            if session.kept >= self.state.limits.session_results_max:
+                # A write that waits long keeps the results of all behind it, and the state would refuse more. The
+                # session ends with the writes that are under way.
+                if self._session is session:
+                    self._session = None
+                continue
             seq = session.next_seq()
             try:
                 result, repeated = await self._command(operation, session.id, seq, session.acknowledged, until_s)
@@ -232,6 +238,12 @@ class _Session:
         self.id = id_
         self._seq = 0
         self._unanswered: dict[int, None] = {}  # in order
+
+    @property
+    def kept(self) -> int:
+        """How many results the state may have to keep when the next command comes: those it has not heard of as
+        acknowledged."""
+        return self._seq - self.acknowledged()
 
     def next_seq(self) -> int:
         """The next command's number."""

@@ -54,6 +54,18 @@ class AccessTests(SynchronousTestCase):
             self.assertEqual(result.error, "")
         self.assertEqual(self.version(), 2)
 
+    def test_one_waits_long(self) -> None:
+        """Results that the state keeps because one write waits do not have the others refused."""
+        limits = Limits(session_results_max=16)
+        self.cluster = FakeCluster(self.clock, write_timeout_s=1.0, limits=limits)
+        self.keys = self.cluster.keys[2]
+        self.successResultOf(self.run_for(0.5, self.put("warm")))  # the limits are the state's
+        self.cluster.lose_proposals = 1
+        writes = [self.put("late"), *(self.put(f"k{number}") for number in range(40))]
+        self.cluster.run(0.5)
+        self.assertEqual([self.successResultOf(each).error for each in writes], [""] * 41)
+        self.assertEqual((self.version("late"), self.version("k39")), (1, 1))
+
     def run_for(self, seconds: float, waiting: Deferred[Any]) -> Deferred[Any]:
         """Let time pass."""
         self.cluster.run(seconds)
