@@ -148,7 +148,7 @@ def _sections(at: Path) -> list[dict[str, Any]]:  # Any: configurations as JSON
             "data": str(at / f"n{node}"),
             "cluster": {
                 "name": "bench", "node": node, "listen": f"tcp:{port}:interface=127.0.0.1", "peers": peers,
-                "keys": {"writes_max": 2 * max(OUTSTANDING)},
+                "keys": {"writes_max": 2 * max(OUTSTANDING), "session_results_max": 8 * max(OUTSTANDING)},
             },
         }
         for node, port in enumerate(ports, 1)
