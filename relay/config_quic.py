@@ -23,9 +23,13 @@ class Quic(Section, frozen=True, kw_only=True):
         Meta(description="let new clients prove their address first, which costs them a round trip (Retry)"),
     ] = "load"
     retry_from: Annotated[
-        Positive, Meta(description="with `retry: load`: from so many connections in the middle of their handshake on")
+        Positive,
+        Meta(
+            description="with `retry: load`: from so many connections in the middle of their handshake, or false "
+            "starts in a second, on"
+        ),
     ] = 64
-    opening_max: Annotated[Positive, Meta(description="connections in the middle of their handshake")] = 4096
+    opening_max: Annotated[Positive, Meta(description="connections in the middle of their handshake")] = 1024
     streams_max: Annotated[
         int, Meta(ge=1, le=1024, description="streams with a message each that a client may open beside its session")
     ] = 16

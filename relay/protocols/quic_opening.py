@@ -2,7 +2,7 @@
 
     datagram ─┬─ another version ──────────────▶ which ones there are       nothing is kept
               ├─ too many begin, or always ─────▶ Retry                      nothing is kept
-              ├─ nothing in it can be opened ───▶ ignored                    nothing is kept
+              ├─ nothing in it can be opened ───▶ counted as one that begins  nothing is kept
               └─▶ a connection, unproven, within the handshake time-out
 
 A token of Retry is good for the address that it was made for, for half a minute (RFC 9000, 8.1).
@@ -38,6 +38,8 @@ CONNECTION_ID_BYTES_MIN: Final = 8
 """Of the id that a client makes up for its first datagram (RFC 9000, 7.2)."""
 VERSIONS: Final = [int(QuicProtocolVersion.VERSION_1), int(QuicProtocolVersion.VERSION_2)]
 LONG_HEADER: Final = 0x80
+WASTED_S: Final = 1.0
+"""Datagrams that look like a beginning and are none count as load for so long."""
 
 
 class Openings:
@@ -55,6 +57,8 @@ class Openings:
         self._configuration = configuration
         self._random_bytes = random_bytes
         self._retry = QuicRetryTokenHandler()
+        self._wasted = 0
+        self._wasted_since = 0.0
 
     def begin(self, datagram: bytes, place: Address, now: float) -> QuicTransport | None:
         """The connection that a datagram begins; None: it is nobody's, or the client has to prove its address."""
@@ -75,17 +79,20 @@ class Openings:
             return None
         # Also when the load is over: who was sent away is known by what it began with.
         original = self._proved(header, place, now)
-        if original is None and self._must_prove():
+        if original is None and self._must_prove(now):
             if not header.token:
                 self._send_away(header, place, now)
             return None
         return self._accept(header, original, datagram, place, now)
 
-    def _must_prove(self) -> bool:
+    def _must_prove(self, now: float) -> bool:
         settings = self._settings
-        return settings.retry == "always" or (
-            settings.retry == "load" and self._port.opening >= settings.retry_from
-        )
+        if settings.retry != "load":
+            return settings.retry == "always"
+        # To find out that nothing in a datagram can be opened costs twenty times what a Retry does.
+        if now - self._wasted_since > WASTED_S:
+            self._wasted, self._wasted_since = 0, now
+        return self._port.opening + self._wasted >= settings.retry_from
 
     def _proved(self, header: QuicHeader, place: Address, now: float) -> bytes | None:
         """The id that a client began with before its Retry; None for a token that is not good, or none."""
@@ -131,7 +138,8 @@ class Openings:
         address = address_of(place)
         transport = QuicTransport(port, connection, address)
         if not port.give(transport, datagram, place, now) or not connection.begun:
-            return None  # nothing in it could be opened: it leaves nothing behind
+            self._wasted += 1
+            return None
         protocol = port.factory.buildProtocol(address)
         if protocol is None:
             return None

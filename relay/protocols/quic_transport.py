@@ -110,6 +110,7 @@ class QuicTransport:
         """The client is there, and is no replay: what waited goes on."""
         self.opening = False
         self._early = None
+        self.link.connection.slim()
         self._port.confirmed(self, resumed, early)
         if not self._paused:
             self._go_on()

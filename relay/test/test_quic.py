@@ -182,6 +182,22 @@ class Addresses(SynchronousTestCase):
             self.assertTrue(all(client.complete for client in world.clients), retry)
             self.assertEqual(world.port.opening, 0)
 
+    def test_false_starts(self):
+        """Datagrams that look like a beginning and cannot be opened are load, too, for a second."""
+        world = World(retry_from=10)
+        rng = random.Random(7)
+
+        def start() -> bytes:
+            ids = b"\x08" + rng.randbytes(8) + b"\x08" + rng.randbytes(8)
+            return b"\xc0\0\0\0\1" + ids + b"\0" + (0x4000 | 1170).to_bytes(2) + rng.randbytes(1180)
+
+        for _ in range(30):
+            world.give((start(), HOME))
+        self.assertEqual((world.port.retries, world.port.ignored, world.port.transports), (20, 30, set()))
+        world.clock.advance(2)
+        world.give((start(), HOME))
+        self.assertEqual(world.port.retries, 20)
+
     def test_a_token_of_another(self):
         """A token is worth nothing from another address, or too late."""
         world = World(retry="always")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.test import interop, interop_quic
+from relay.test.quic_spoofed import campaign
 
 
 class PeerTests(SynchronousTestCase):
@@ -17,3 +18,13 @@ class PeerTests(SynchronousTestCase):
         found = list(interop_quic.outcomes(300_000))
         self.assertEqual([(row.what, said) for row, said, right in found if not right], [])
         self.assertEqual(len(found), len(interop_quic.ROWS))
+
+
+class SpoofedTests(SynchronousTestCase):
+    """A share of ``python -m relay.test.quic_spoofed``."""
+
+    def test_spoofed(self):
+        """Made-up addresses get no session, little state, and no more than three times what came from them."""
+        for retry in ("load", "always"):
+            figures = campaign(5000, retry)
+            self.assertTrue(figures["ok"], figures)

@@ -23,6 +23,7 @@ import logging
 from collections import deque
 from typing import Any, Final
 
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # its documentation exports it
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
@@ -150,6 +151,10 @@ class BoundedConnection(QuicConnection):
     def queued_bytes(self) -> int:
         """Bytes of streams that are not acknowledged, or not even sent."""
         return sum([len(stream.sender._buffer) for stream in self._streams.values()])
+
+    def slim(self) -> None:
+        """Of a server, once the handshake is complete: let go of 48 KB that only TLS messages to the client need."""
+        self._crypto_buffers = {epoch: Buffer(capacity=0) for epoch in self._crypto_buffers}
 
     def acknowledge_now(self) -> None:
         """What has to be acknowledged is, with the next datagrams that are made."""
