@@ -82,6 +82,15 @@ class Session(SynchronousTestCase):
         world.settle(11)
         self.assertEqual((world.port.transports, world.port.opening, world.entrance.open), (set(), 0, 0))
 
+    def test_closed_before_a_word(self):
+        """A connection whose client has said nothing can be closed in an orderly way, too."""
+        world = World()
+        client = Client(world).connect()
+        (transport,) = world.port.transports
+        transport.loseConnection()
+        world.settle()
+        self.assertEqual((world.port.transports, client.over is not None), (set(), True))
+
     def test_another_protocol(self):
         """Who does not offer relay's ALPN is told so by TLS and gets nowhere."""
         world = World()

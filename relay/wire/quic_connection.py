@@ -119,6 +119,11 @@ class BoundedConnection(QuicConnection):
         return self._state is not QuicConnectionState.FIRSTFLIGHT
 
     @property
+    def in_session(self) -> bool:
+        """The session's stream is there."""
+        return SESSION_STREAM in self._streams
+
+    @property
     def confirmed(self) -> bool:
         """The handshake is complete: nothing that comes can be a replay."""
         return self._handshake_complete

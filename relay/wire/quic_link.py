@@ -166,8 +166,8 @@ class QuicLink:
             connection.send_stream_data(SESSION_STREAM, frame)
 
     def finish(self) -> None:
-        """Nothing more comes on the session's stream."""
-        if not self.connection.over:
+        """Nothing more comes on the session's stream; one that the peer has not even begun needs no end."""
+        if not self.connection.over and self.connection.in_session:
             self.connection.send_stream_data(SESSION_STREAM, b"", end_stream=True)
 
     def close(self, code: int = NO_ERROR, reason: str = "") -> None:
