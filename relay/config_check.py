@@ -241,8 +241,6 @@ def _quic(listener: Listener, path: str) -> Iterator[str]:
         yield f"{path}.tls: transport quic needs this section, with a certificate"
     elif listener.tls.plain:
         yield f"{path}.tls.plain: there is no QUIC without TLS"
-    elif listener.tls.client_ca:
-        yield f"{path}.tls.client_ca: client certificates are not asked for over QUIC"
 
 
 def _anonymous(config: Config) -> Iterator[str]:

@@ -31,7 +31,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     """PEM files for ``tls:``, ``wss:`` and ``quic:``. Without ``ca`` the system's authorities are trusted;
-    ``certificate`` and ``key`` are shown to a server that asks for a client certificate (none does over ``quic:``);
+    ``certificate`` and ``key`` are shown to a server that asks for a client certificate ;
     ``server_name`` replaces the host of the URL."""
 
     ca: str = ""

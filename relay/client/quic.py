@@ -87,8 +87,12 @@ def configuration_of(files: TlsFiles, host: str) -> QuicConfiguration:
         else:
             found = ssl.get_default_verify_paths()
             made.load_verify_locations(cafile=found.cafile, capath=found.capath)
+        if files.certificate:
+            made.load_cert_chain(files.certificate, files.key or None)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise ConfigError(f"{files.certificate}: not usable for QUIC ({error})") from None
     return made
 
 
@@ -110,7 +114,7 @@ class QuicConnection:
     ) -> None:
         made = configuration_of(files, address.host)
         # Who shows a ticket sees no certificate: the ticket is worth what the one was that it came after.
-        self._place = f"{address.host}:{address.port} {made.server_name} {files.ca}"
+        self._place = f"{address.host}:{address.port} {made.server_name} {files.ca} {files.certificate}"
         made.session_ticket = _ticket(self._place)
         self._apart = address.apart
         self._early = made.session_ticket is not None

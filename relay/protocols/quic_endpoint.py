@@ -6,9 +6,11 @@ aioquic is an extra (``pip install relay-messaging[quic]``): nothing here import
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from cryptography.x509 import load_pem_x509_certificates
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -41,13 +43,16 @@ def check_package() -> None:
 def certificate_of(options: config.Tls) -> QuicConfiguration:
     """aioquic's configuration with the certificate of a listener, and nothing else. Raises ``ConfigError``."""
     check_package()
-    if options.client_ca:
-        raise ConfigError("tls.client_ca: client certificates are not asked for over QUIC")
     context_of(options)  # says what is wrong with the files, and that they fit
     from aioquic.quic.configuration import QuicConfiguration
 
     made = QuicConfiguration(is_client=False)
     try:
+        if options.client_ca:
+            made.verify_mode = ssl.CERT_REQUIRED if options.client_required else ssl.CERT_OPTIONAL
+            with open(options.client_ca, "rb") as file:
+                made.cadata = file.read()
+            load_pem_x509_certificates(made.cadata)
         made.load_cert_chain(options.certificate, options.key)
     except (ValueError, TypeError, IndexError, OSError) as error:
         raise ConfigError(f"{options.key}: not usable for QUIC ({error})") from None
@@ -103,6 +108,8 @@ def server_configuration(loaded: QuicConfiguration, settings: Quic, keys: TextIO
         certificate=loaded.certificate,
         certificate_chain=loaded.certificate_chain,
         private_key=loaded.private_key,
+        cadata=loaded.cadata,
+        verify_mode=loaded.verify_mode,
         connection_id_length=CONNECTION_ID_BYTES,
         idle_timeout=settings.idle_timeout_s,
         max_datagram_size=settings.mtu_bytes,

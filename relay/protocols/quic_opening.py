@@ -125,9 +125,11 @@ class Openings:
         self, header: QuicHeader, original: bytes | None, datagram: bytes, place: Address, now: float
     ) -> QuicTransport | None:
         settings, port = self._settings, self._port
-        again = settings.tickets_max > 0
+        configuration = self._configuration()
+        # Who comes back with a ticket shows no certificate.
+        again = settings.tickets_max > 0 and not configuration.verify_mode
         connection = BoundedConnection(
-            self._configuration(),
+            configuration,
             settings.streams_max,
             settings.stream_bytes_max,
             original_destination_connection_id=original or header.destination_cid,

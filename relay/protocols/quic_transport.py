@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from relay.protocols.quic_certificates import CRYPTO_FRAME, Refused, client_certificate
 from relay.protocols.stream import Stream
 from relay.wire.message import Message
 from relay.wire.quic_connection import BoundedConnection
@@ -40,8 +41,8 @@ class QuicTransport:
     client that has not proved its address. ``due``: the port's deadline, 0 for none."""
 
     __slots__ = (
-        "_closing", "_early", "_full", "_held", "_paused", "_port", "_producer", "address", "budget", "due", "ids",
-        "link", "marked", "nodelay", "opening", "protocol",
+        "_certificate", "_closing", "_early", "_full", "_held", "_paused", "_port", "_producer", "address", "budget",
+        "due", "ids", "link", "marked", "nodelay", "opening", "protocol",
     )  # fmt: skip
     joins_writes = False  # one write a turn is cheaper: the outbox joins them
 
@@ -64,6 +65,7 @@ class QuicTransport:
         self._held: list[bytes | Message] = []
         self._early: bytes | None = b""
         """What came before the handshake was complete and is not handed over; None: the hello was."""
+        self._certificate: Any = None  # Any: OpenSSL's X509
         connection.paused = True
 
     @property
@@ -71,9 +73,9 @@ class QuicTransport:
         """What ``IPeer`` has as ``loose`` and ``apart``: nothing for clients that take no DATAGRAM frames."""
         return (self.loosely, APART) if self.link.connection.datagram_bytes_max else (None, 0)
 
-    def getPeerCertificate(self) -> None:  # noqa: N802 - as TLS transports have it
-        """The client's certificate: none is asked for."""
-        return
+    def getPeerCertificate(self) -> Any:  # noqa: N802 - as TLS transports have it; Any: OpenSSL's X509
+        """The client's certificate, verified, or None."""
+        return self._certificate
 
     # --- relay.wire.quic_link.Sink ----------------------------------------------------------------------------------
 
@@ -81,7 +83,7 @@ class QuicTransport:
         """Bytes of the session's stream."""
         if not self.opening and not self._paused and not self._held:
             # Fast path.
-            if self.protocol is not None:
+            if self.protocol is not None and not self.link.connection.over:
                 self.protocol.dataReceived(data)
             return
         self._held.append(data)
@@ -110,9 +112,14 @@ class QuicTransport:
         """The client is there, and is no replay: what waited goes on."""
         self.opening = False
         self._early = None
+        try:
+            self._certificate = client_certificate(self.link.connection)
+        except Refused as refused:
+            self.link.connection.close(refused.code, CRYPTO_FRAME, str(refused))
+            self._held = []
         self.link.connection.slim()
         self._port.confirmed(self, resumed, early)
-        if not self._paused:
+        if not self._paused and not self.link.connection.over:
             self._go_on()
 
     def ended(self, reason: str, clean: bool) -> None:

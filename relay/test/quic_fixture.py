@@ -77,6 +77,7 @@ class Client:
         ticket: SessionTicket | None = None,
         datagrams: int | None = 65_535,
         alpn: str = ALPN,
+        shown: tuple[str, str] | None = None,
     ) -> None:
         self.world = world
         self.place = place
@@ -90,6 +91,8 @@ class Client:
             is_client=True, alpn_protocols=[alpn], connection_id_length=CONNECTION_ID_BYTES, server_name="127.0.0.1",
             max_datagram_frame_size=datagrams, max_stream_data=WINDOW_BYTES, session_ticket=ticket,
         )  # fmt: skip
+        if shown is not None:
+            made.load_cert_chain(*shown)
         made.load_verify_locations(cadata=Path(world.certificate).read_bytes())
         self.connection = BoundedConnection(made, 16, 65_536, session_ticket_handler=self.tickets.append)
         self.link = QuicLink(self.connection, self)
@@ -145,7 +148,10 @@ class Client:
 class World:
     """See the module. ``pass_on(datagram, to_port)`` may drop datagrams (None) or change them."""
 
-    def __init__(self, limits: Limits | None = None, on_receive: Any = echo, **settings: Any) -> None:
+    def __init__(
+        self, limits: Limits | None = None, on_receive: Any = echo, client_ca: bytes = b"", required: bool = False,
+        **settings: Any,
+    ) -> None:  # fmt: skip
         self.settings = msgspec.convert(settings, Quic)
         self.clock = Clock()
         self.clock.advance(100)
@@ -157,6 +163,10 @@ class World:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.certificate, self.key = make_certificate(self.folder)
         tls = Tls(certificate=self.certificate, key=self.key)
+        if client_ca:
+            path = Path(self.folder, "authority.pem")
+            path.write_bytes(client_ca)
+            tls = msgspec.structs.replace(tls, client_ca=str(path), client_required=required)
         self.contexts = TlsContexts(tls, self.clock, certificate_of)
         listener = Listener(name="quic", address="udp:0.0.0.0:8443", transport="quic", tls=tls, quic=self.settings)
         self.entrance = Entrance(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -23,7 +26,9 @@ from relay.errors import ConfigError
 from relay.protocols.quic_endpoint import certificate_of, check_package, key_log, server_configuration
 from relay.protocols.tls import TlsContexts
 from relay.test.client_node import make_certificate
+from relay.test.entrance_fixture import publication
 from relay.test.quic_fixture import Client, World
+from relay.test.test_tls import Authority
 
 PLACE = "udp:127.0.0.1:8443"
 
@@ -70,8 +75,6 @@ class Listeners(SynchronousTestCase):
             ({"tls": None}, f"{where}.tls: transport quic needs this section, with a certificate"),
             ({"tls": Tls(certificate=self.certificate, key=self.key, plain=True)},
              f"{where}.tls.plain: there is no QUIC without TLS"),
-            ({"tls": Tls(certificate=self.certificate, key=self.key, client_ca=self.certificate)},
-             f"{where}.tls.client_ca: client certificates are not asked for over QUIC"),
             ({"address": "tcp:1:interface=127.0.0.1"},
              f"{where}.address: transport quic needs udp:HOST:PORT, the address is tcp:1:interface=127.0.0.1"),
             ({"protocols": ("relay", "http")}, f"{where}.protocols: quic carries relay"),
@@ -128,6 +131,52 @@ class Listeners(SynchronousTestCase):
         self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
         with self.assertRaisesRegex(ConfigError, "key_log"):
             key_log(f"{self.folder}/nowhere/keys.log")
+
+
+class ClientCertificates(SynchronousTestCase):
+    """As over TCP: asked for with ``client_ca``."""
+
+    def setUp(self) -> None:
+        self.authority = Authority("ours")
+
+    def came(self, authority: Authority | None, required: bool, usage: Any = None) -> tuple[Client, World]:
+        """A client with a certificate of that authority, or none, that says something."""
+        world = World(client_ca=self.authority.certificate, required=required)
+        shown = None
+        if authority is not None:
+            shown = f"{world.folder}/device.pem", f"{world.folder}/device.key"
+            for path, data in zip(shown, authority.issue("device-7", usage), strict=True):
+                Path(path).write_bytes(data)
+        client = Client(world, shown=shown).connect()
+        client.say(publication())
+        return client, world
+
+    def test_shown(self):
+        """The common name of a verified certificate is the peer's; nobody gets a ticket to come back without one."""
+        for required in (False, True):
+            client, world = self.came(self.authority, required)
+            self.assertEqual([peer.certificate for peer in world.peers], ["device-7"])
+            self.assertEqual((client.tickets, client.over), ([], None))
+
+    def test_optional(self):
+        """One that is not required may be missing."""
+        _, world = self.came(None, False)
+        self.assertEqual([peer.certificate for peer in world.peers], [""])
+
+    def test_refused(self):
+        """One that is missing though required, of another authority, or for servers alone: nothing is heard."""
+        for authority, required, usage, said in (
+            (None, True, None, "a client certificate is required"),
+            (Authority("ours"), False, None, "signature failure"),
+            (Authority("others"), False, None, "unable to get local issuer certificate"),
+            (self.authority, False, ExtendedKeyUsageOID.SERVER_AUTH, "the certificate is not for clients"),
+        ):
+            client, world = self.came(authority, required, usage)
+            self.assertEqual((world.peers, world.port.transports), ([], set()))
+            assert client.over is not None
+            self.assertIn(said, client.over[0])
+        _, world = self.came(self.authority, True, ExtendedKeyUsageOID.CLIENT_AUTH)
+        self.assertEqual(len(world.peers), 1)
 
 
 class ClientFiles(SynchronousTestCase):

@@ -36,15 +36,17 @@ class Authority:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.certificate = self._sign(self.name, self.key.public_key(), True)
 
-    def issue(self, name: str) -> tuple[bytes, bytes]:
-        """A certificate for ``name`` and its key, as PEM."""
+    def issue(self, name: str, usage: x509.ObjectIdentifier | None = None) -> tuple[bytes, bytes]:
+        """A certificate for ``name``, for one ``usage`` or all, and its key, as PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        return self._sign(subject, key.public_key(), False), pem_of(key)
+        return self._sign(subject, key.public_key(), False, usage), pem_of(key)
 
-    def _sign(self, subject: x509.Name, key: Any, authority: bool) -> bytes:  # Any: a public key
+    def _sign(
+        self, subject: x509.Name, key: Any, authority: bool, usage: x509.ObjectIdentifier | None = None
+    ) -> bytes:  # Any: a public key
         start = datetime.datetime(2020, 1, 1)
-        return (
+        made = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self.name)
@@ -53,9 +55,10 @@ class Authority:
             .not_valid_before(start)
             .not_valid_after(datetime.datetime(2090, 1, 1))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .sign(self.key, hashes.SHA256())
-            .public_bytes(serialization.Encoding.PEM)
         )
+        if usage is not None:
+            made = made.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        return made.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def pem_of(key: Key) -> bytes:

@@ -6,6 +6,7 @@ aioquic is without I/O: datagrams and the time go in, datagrams and a deadline c
 receive windows     a fixed distance ahead of what was handed over, and not at all while paused. aioquic doubles a
                     window whenever half of it is used: who has sent a gigabyte may then leave a gap of a gigabyte
                     in a buffer. Unidirectional streams carry one frame each: theirs is never raised.
+client certificates asked for where ``verify_mode`` of a server's configuration is set. Verifying is the caller's.
 streams             one bidirectional (the session), ``streams_max`` unidirectional at a time.
 acknowledgements    at once for two packets and more that came together (RFC 9000, 13.2.2), as for what is answered
                     in the same turn; aioquic waits a millisecond.
@@ -167,7 +168,18 @@ class BoundedConnection(QuicConnection):
         if space is not None and space.ack_at is not None:
             space.ack_at = 0.0
 
+    @property
+    def shown(self) -> tuple[Any, list[Any]]:  # Any: certificates of cryptography
+        """The certificate that the peer has the key of, or None, and those it sent with it. Nobody vouches for them."""
+        return self.tls._peer_certificate, self.tls._peer_certificate_chain
+
     # --- aioquic's ------------------------------------------------------------------------------------------------
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        if not self._is_client and self._configuration.verify_mode:
+            # aioquic has no option for it.
+            self.tls._request_client_certificate = True
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
         if stream.stream_id != SESSION_STREAM or self.paused or stream.receiver.is_finished:
