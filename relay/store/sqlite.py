@@ -70,6 +70,7 @@ class SqliteStore:
         self._refused_bytes = 0
         self._stopped: Deferred[None] | None = None
         self._full_told = False
+        self._full_seen = 0
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -136,6 +137,7 @@ class SqliteStore:
     def tick(self) -> None:
         """Once in ``store.trim_interval_s``: look for what is to be trimmed, and write who was seen."""
         self.presence.flush()
+        self._tell_room()
         self.submit(CallOp(lambda writer: writer.trimmer.tick(), None))
 
     def run_once(self) -> None:
@@ -194,7 +196,10 @@ class SqliteStore:
                 op.complete()
             except Exception:  # noqa: BLE001 - a mistake of one owner must not keep the others from knowing
                 log.failure("completing what was stored")
-        self._tell_full()
+        full = self.writer.full
+        if full and not self._full_told:
+            self._full_told = True
+            log.error("{full}; what is to be stored is refused until there is room", full=full)
 
     def answered(self, questions: Sequence[Read]) -> None:
         """``questions`` have their answers: tell who asked."""
@@ -252,16 +257,16 @@ class SqliteStore:
         self._connections.clear()
         self._file.close()
 
-    def _tell_full(self) -> None:
-        """Say once that the disk is full, and once that there is room again."""
-        full = self.writer.full
-        if bool(full) == self._full_told:
+    def _tell_room(self) -> None:
+        """Say that there is room again, when nothing has met a full disk for some time: small things fit while large
+        ones do not."""
+        if self._writer is None:
             return
-        self._full_told = bool(full)
-        if full:
-            log.error("{full}; what is to be stored is refused until there is room", full=full)
-        else:
+        met = self._writer.counters.full
+        if self._full_told and met == self._full_seen and not self._writer.full:
+            self._full_told = False
             log.info("the disk of {path} has room again", path=self.path)
+        self._full_seen = met
 
 
 @implementer(IHistory)

@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 from relay.config_store import Store
 from relay.errors import ConfigError, Unavailable
 from relay.records import ACKED, Range, Retention, Settle
+from relay.store import sqlite
 from relay.store.sqlite import SqliteStore
 from relay.store.stores import Stores
 from relay.test.store_contract import Contract
@@ -104,6 +105,26 @@ class ThreadTests(Contract, TestCase):
         self.addCleanup(again.stop)
         self.assertEqual(again.reader.read(Range("r", "c", limit=1)).last, 100)
         self.assertEqual(again.reader.last_seen("r", "u"), 5)
+
+    async def test_full_is_told_once(self) -> None:
+        """While a disk has room for small things only, that is said once; and once that there is room for all."""
+        told: list[str] = []
+        self.patch(sqlite.log, "error", lambda text, **_: told.append("full"))
+        self.patch(sqlite.log, "info", lambda text, **_: told.append("room"))
+        store = SqliteStore(os.path.join(self.mktemp(), "relay.db"), Store(), lambda: self.now_ms, os.urandom)
+        store.open()
+        self.addCleanup(store.stop)
+        for _ in range(4):
+            store.writer.full = "the disk is full"
+            store.writer.counters.full += 1
+            store.complete([])
+            store.writer.full = ""
+            store.complete([])
+            store.tick()
+        self.assertEqual(told, ["full"])
+        store.tick()
+        store.tick()
+        self.assertEqual(told, ["full", "room"])
 
     def log_bytes(self) -> int:
         """How large the log is."""
