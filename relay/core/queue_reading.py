@@ -145,7 +145,11 @@ class QueueReading:
             self._desk.wheel.after(READ_AGAIN_S, self._read_again)
             return
         self._reading = False
-        if window is self.window:
+        # When the cursor was put back meanwhile, something before these is wanted first, of the same key perhaps: they
+        # are read again behind it.
+        if window is self.window and window.cursor != after:
+            window.stale.clear()
+        elif window is self.window:
             now_ms = self._desk.now_ms()
             for item in items:
                 if not window.knows(item.number):
@@ -155,13 +159,12 @@ class QueueReading:
                     )  # fmt: skip
                     self._offer(window, entry, now_ms)
             window.stale.clear()
-            if window.cursor == after:
-                if items:
-                    window.cursor = items[-1].number
-                if is_end(items, limit) and not window.missed:
-                    window.caught_up = True
-                    self._recount(window)
-                window.leap()
+            if items:
+                window.cursor = items[-1].number
+            if is_end(items, limit) and not window.missed:
+                window.caught_up = True
+                self._recount(window)
+            window.leap()
         self.run()
 
     def _read_again(self) -> None:

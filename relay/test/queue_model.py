@@ -41,6 +41,7 @@ _which = st.integers(0, 7)
 
 STEPS: Final = st.one_of(
     st.tuples(st.just("put"), _keys, st.sampled_from([0, 0, 0, 2, 6]), st.integers(0, 2), st.integers(1, 12)),
+    st.tuples(st.just("put"), st.sampled_from("ab"), st.just(0), st.integers(0, 2), st.integers(6, 30)),
     st.tuples(st.just("consume"), _workers, st.integers(1, 5)),
     st.tuples(st.just("unconsume"), _workers),
     st.tuples(st.just("vanish"), _workers),

@@ -17,3 +17,10 @@ class Histories(SynchronousTestCase):
     def test_promises_hold(self, steps):
         """No loss, order per key, no more deliveries than allowed, duplicates only where a lease or a node ended."""
         run(steps)
+
+    def test_two_long_lines(self):
+        """The line of one key is done with while it is read for the other: what is read behind it does not overtake."""
+        put = ("put", "a", 0, 0, 6)
+        steps = [put, put, put, put, ("storm", 0), ("answer",), put, ("put", "b", 0, 0, 8), ("consume", 0, 1)]
+        steps += [("store", 1), put, put, put, ("crash",), ("storm", 1), ("vanish", 1), ("storm", 1), put]
+        run([*steps, ("consume", 0, 1)])
