@@ -7,7 +7,7 @@ not depend on how many channels there are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -129,8 +129,8 @@ class Channels:
             raise errors.Unsupported(f"presence is off in {name}")
         if options.role:
             check_user(options.role, "role")
-        if options.info is not None and len(msgspec.json.encode(options.info)) > self._hub.config.limits.info_bytes_max:
-            raise errors.LimitExceeded(f"info is over {self._hub.config.limits.info_bytes_max} bytes")
+        if options.info is not None:
+            check_info(options.info, self._hub.config.limits.info_bytes_max)
         check_options(options, self._hub.config.history.tags_max)
         pattern = names.is_pattern(name)
         recovers = options.since is not None or options.last or options.since_time
@@ -223,3 +223,13 @@ class Channels:
         if not channel.pattern:
             self._presence.left(session, subscription, away_s)
         return True
+
+
+def check_info(info: Any, bytes_max: int) -> None:  # Any: whatever the body's codec can carry
+    """Raises ``BadBody`` for what is no JSON, which MessagePack can carry, and ``LimitExceeded``."""
+    try:
+        size = len(msgspec.json.encode(info))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise errors.BadBody(f"info: a JSON value expected: {error}") from None
+    if size > bytes_max:
+        raise errors.LimitExceeded(f"info is over {bytes_max} bytes")

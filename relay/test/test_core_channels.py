@@ -254,6 +254,9 @@ class Presence(SynchronousTestCase):
         self.assertEqual(error_of(ann, ann.send(kinds.PRESENCE, "dark")), 12)
         self.assertEqual(error_of(ann, ann.send(kinds.SUBSCRIBE, "open", {"info": "x" * 20})), 41)
         self.assertEqual(error_of(ann, ann.send(kinds.SUBSCRIBE, "open", {"presence": 1})), 14)
+        for info in (msgspec.msgpack.Ext(5, b"x"), {(1, 2): 3}):
+            body = msgspec.msgpack.encode({"info": info})
+            self.assertEqual(error_of(ann, ann.send(kinds.SUBSCRIBE, "open", body, codec=kinds.MSGPACK)), 14)
         for guest in guests:
             guest.send(kinds.SUBSCRIBE, "open")
         answer = read(ann.answer(ann.send(kinds.PRESENCE, "open")), Members)
