@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-START_S = 30.0
+START_S = 60.0
 STOP_S = 30.0
 
 
