@@ -216,6 +216,8 @@ class QuicConnection:
         if self._held or not self._line.ready:
             if len(self._held) < HELD_MAX:
                 self._held.append(message)
+            else:
+                self.link.dropped += 1
             return
         self._line.apart(message)
 

@@ -29,7 +29,7 @@ from relay.protocols.greeting import GreetingFactory
 from relay.protocols.quic_opening import LONG_HEADER, Openings
 from relay.protocols.quic_tickets import Tickets
 from relay.protocols.quic_transport import ABORTED, QuicTransport
-from relay.wire.quic_connection import CONNECTION_ID_BYTES
+from relay.wire.quic_connection import CONNECTION_ID_BYTES, PACER_GRAIN_S
 
 log = Logger()
 
@@ -205,7 +205,8 @@ class QuicPort:
         if transport in self.transports:
             timer = transport.link.connection.get_timer()
             if timer is not None and timer - now < SWEEP_S:
-                self._deadlines.add(transport, max(timer, now))
+                # One that has passed already must not make the loop turn at once, again and again.
+                self._deadlines.add(transport, max(timer, now + PACER_GRAIN_S))
 
     def _send_due(self, transport: QuicTransport, now: float) -> None:
         sent = transport.link.connection.datagrams_to_send(now)
