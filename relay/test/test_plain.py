@@ -120,8 +120,26 @@ class PlainTests(SynchronousTestCase):
             seq=st.one_of(st.integers(0, 0xFFFFFFFF), st.sampled_from([2**32, -1])),
             name=st.one_of(st.text(max_size=12), st.sampled_from(["\ud800", "ü" * 127, "ü" * 128, Odd("odd"), "\0"])),
             body=st.binary(max_size=30),
-            fields=st.sampled_from([None, None, None, {}, {kinds.TTL_MS: 5}]),
-            sender=st.sampled_from([None, None, Sender("r", "u", "s")]),
+            fields=st.one_of(
+                st.sampled_from([None, None, {}, {kinds.TTL_MS: 5}, {kinds.OFFSET: 1, kinds.TTL_MS: 5}]),
+                st.dictionaries(
+                    st.sampled_from([kinds.REACHED, kinds.OFFSET, kinds.EPOCH, kinds.RECEIVED]),
+                    st.one_of(
+                        st.integers(0, 2**64 - 1), st.integers(0, 300), st.text(max_size=20),
+                        st.sampled_from([-1, 2**64, True, None, 1.5, "\ud800", Odd("odd"), "e" * 0x10000, b"e"]),
+                    ),
+                ),
+                st.builds(
+                    lambda reached, offset, epoch: {**reached, kinds.OFFSET: offset, kinds.EPOCH: epoch},
+                    st.sampled_from([{}, {kinds.REACHED: 0}, {kinds.REACHED: 300}]),
+                    st.integers(0, 2**64),
+                    st.one_of(st.text(max_size=20), st.just("e" * 0xFFF0)),
+                ),
+            ),
+            sender=st.sampled_from(
+                [None, None, Sender("r", "u", "s"), Sender("r", "u", "s", "", b"\x06\x00\x01u", b""),
+                 Sender("r", "u", "s", "", bytes(0x10000), b"")]
+            ),
         )
     )
     @example(Message(1, "n", bytearray(b"x")))  # type: ignore[arg-type]  # what is not exactly bytes
@@ -132,12 +150,14 @@ class PlainTests(SynchronousTestCase):
             self.assertEqual(short, outcome(lambda: encode_stream(message)))
 
     def test_usual_messages_are_compiled(self) -> None:
-        """A message without fields needs no Python, in either direction."""
+        """A message without fields needs no Python, in either direction; nor does an event or answer with a place."""
         message = Message(kinds.PULL, "a.b", b"body", kinds.TEXT, kinds.MORE, 7)
-        data = self.frame(kinds.PULL, kinds.TEXT, kinds.MORE, 7, "a.b", b"body")
+        data = self.frame(kinds.PULL, kinds.TEXT, kinds.MORE, 7, "a.b", b"body", None, None)
         found: list[Message] = []
         assert data is not None
         self.assertEqual((self.take(data * 3, 0, 100, Message, found), found), (len(data) * 3, [message] * 3))
+        for place in ({kinds.OFFSET: 70_000, kinds.EPOCH: "e"}, {kinds.REACHED: 3, kinds.OFFSET: 1, kinds.EPOCH: "e"}):
+            self.assertIsNotNone(self.frame(kinds.EVENT, 0, 0, 0, "a.b", b"body", b"\x06\x00\x01u", place))
 
     def test_wrong_arguments(self) -> None:
         """Anything but the types that they are made for is a TypeError, and nothing is read."""
@@ -180,7 +200,15 @@ class PlainTests(SynchronousTestCase):
                 for wrong in ((data, 0, 1 << 20, fail, []), (data, -1, 1, Message, [])):
                     with contextlib.suppress(ZeroDivisionError, ValueError):
                         self.take(*wrong)
-            for fields in ((18, 1, 1, 1, name, body), (256, 1, 1, 1, name, body), (1, 1, 1, 1, "\ud800", body)):
+            fields: Any
+            for fields in (
+                (18, 1, 1, 1, name, body, None, None),
+                (18, 1, 1, 1, name, body, body, {kinds.REACHED: 2**40, kinds.OFFSET: 2**40, kinds.EPOCH: name}),
+                (18, 1, 1, 1, name, body, body, {kinds.OFFSET: 1, kinds.EPOCH: "\ud800"}),
+                (18, 1, 1, 1, name, body, name, {kinds.EPOCH: 1}),
+                (256, 1, 1, 1, name, body, None, None),
+                (1, 1, 1, 1, "\ud800", body, None, None),
+            ):
                 self.frame(*fields)
 
         round_()

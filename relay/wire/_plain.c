@@ -1,7 +1,10 @@
 /* The plain frames of the binary form, compiled: what relay/wire/binary.py does without it, for the frames that most
- * traffic consists of. A frame is plain when it has no fields, no critical flags, and a name that is UTF-8:
+ * traffic consists of. A frame that comes is plain when it has no fields, no critical flags, and a name that is UTF-8:
  *
  *     length u32 | kind u8 | codec u8 | flags u16 | seq u32 | name_bytes u8 | reserved u8 | field_bytes u16 | name | body
+ *
+ * One that leaves may also have fields that are written already (the sender's), and behind them those of an event or an
+ * answer: number u8 | length u16 | value for each of reached, offset and epoch, in this order, as far as they are there.
  *
  * Whatever else a frame or a message is, these functions leave it alone, and Python says what is wrong with it. They
  * keep nothing between calls, take exact types only, and check every length before they read. The twin is pure Python
@@ -12,12 +15,18 @@
 #include <Python.h>
 #include <stdint.h>
 
-#define VERSION 1 /* relay/wire/plain.py takes this one only */
+#define VERSION 2 /* relay/wire/plain.py takes this one only */
 #define LENGTH_BYTES 4
 #define HEADER_BYTES 12
 #define STREAM_BYTES (LENGTH_BYTES + HEADER_BYTES)
 #define NAME_BYTES_MAX 255
 #define PLAIN_FLAGS_MAX 0xFF
+#define FIELD_HEAD_BYTES 3
+#define FIELD_SECTION_BYTES_MAX 0xFFFF
+#define FIELDS_MAX 3
+#define OFFSET 16 /* the numbers of relay/wire/kinds.py */
+#define EPOCH 17
+#define REACHED 42
 
 static uint32_t read_u32(const unsigned char *at)
 {
@@ -115,19 +124,101 @@ static int64_t number_of(PyObject *object, int64_t most)
     return overflow || value < 0 || value > most ? -1 : value;
 }
 
+/* A field as it is written: `bytes` of a text, or of `number`, its first byte first. */
+struct field {
+    unsigned char id;
+    Py_ssize_t bytes;
+    const char *text; /* NULL: a number */
+    uint64_t number;
+};
+
+/* What `fields` has, as far as it is one of {}, {reached}, {offset, epoch} and {reached, offset, epoch}: how many, or -1
+ * when it is anything else, -2 with an exception. What is found lives as long as `fields`. */
+static int fields_of(PyObject *fields, struct field *found)
+{
+    static const unsigned char order[FIELDS_MAX] = {REACHED, OFFSET, EPOCH};
+    PyObject *key, *value;
+    Py_ssize_t place = 0;
+    int count = 0;
+    if (fields == Py_None)
+        return 0;
+    if (!PyDict_CheckExact(fields) || PyDict_GET_SIZE(fields) > FIELDS_MAX)
+        return -1;
+    const int first = PyDict_GET_SIZE(fields) == 2;
+    while (PyDict_Next(fields, &place, &key, &value)) {
+        struct field *field = found + count;
+        if (first + count >= FIELDS_MAX || number_of(key, 0x7F) != order[first + count])
+            return -1;
+        field->id = order[first + count];
+        field->text = NULL;
+        count++;
+        if (field->id == EPOCH) {
+            if (!PyUnicode_CheckExact(value))
+                return -1;
+            field->text = PyUnicode_AsUTF8AndSize(value, &field->bytes);
+            if (field->text == NULL) {
+                if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+                    return -2;
+                PyErr_Clear();
+                return -1;
+            }
+        } else {
+            const int64_t number = number_of(value, INT64_MAX);
+            if (number < 0)
+                return -1;
+            field->number = (uint64_t)number;
+            field->bytes = 1;
+            for (uint64_t left = field->number >> 8; left; left >>= 8)
+                field->bytes++;
+        }
+    }
+    return count;
+}
+
+static unsigned char *write_field(unsigned char *at, const struct field *field)
+{
+    at[0] = field->id;
+    at[1] = (unsigned char)(field->bytes >> 8);
+    at[2] = (unsigned char)field->bytes;
+    at += FIELD_HEAD_BYTES;
+    if (field->text != NULL)
+        memcpy(at, field->text, (size_t)field->bytes);
+    else
+        for (Py_ssize_t each = 0; each < field->bytes; each++)
+            at[each] = (unsigned char)(field->number >> 8 * (field->bytes - 1 - each));
+    return at + field->bytes;
+}
+
 PyDoc_STRVAR(frame_doc,
-             "frame(kind, codec, flags, seq, name, body)\n--\n\n"
-             "The plain frame of these, with its length before it; None when they do not make one.");
+             "frame(kind, codec, flags, seq, name, body, section, fields)\n--\n\n"
+             "The frame of these, with its length before it; None when they do not make one that is written here.\n"
+             "section: fields that are written already, or None.");
 
 static PyObject *frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 6) {
-        PyErr_SetString(PyExc_TypeError, "frame(kind, codec, flags, seq, name, body)");
+    if (count != 8) {
+        PyErr_SetString(PyExc_TypeError, "frame(kind, codec, flags, seq, name, body, section, fields)");
         return NULL;
     }
     const int64_t kind = number_of(args[0], 0xFF), codec = number_of(args[1], 0xFF);
     const int64_t flags = number_of(args[2], 0xFFFF), seq = number_of(args[3], 0xFFFFFFFF);
-    if (kind < 0 || codec < 0 || flags < 0 || seq < 0 || !PyUnicode_CheckExact(args[4]) || !PyBytes_CheckExact(args[5]))
+    if (kind < 0 || codec < 0 || flags < 0 || seq < 0 || !PyUnicode_CheckExact(args[4]) ||
+        !PyBytes_CheckExact(args[5]) || (args[6] != Py_None && !PyBytes_CheckExact(args[6])))
+        Py_RETURN_NONE;
+    struct field fields[FIELDS_MAX];
+    const int field_count = fields_of(args[7], fields);
+    if (field_count == -2)
+        return NULL;
+    if (field_count < 0)
+        Py_RETURN_NONE;
+    const Py_ssize_t stamped_bytes = args[6] == Py_None ? 0 : PyBytes_GET_SIZE(args[6]);
+    Py_ssize_t section_bytes = stamped_bytes;
+    for (int each = 0; each < field_count; each++) {
+        if (section_bytes > FIELD_SECTION_BYTES_MAX || fields[each].bytes > FIELD_SECTION_BYTES_MAX)
+            Py_RETURN_NONE;
+        section_bytes += FIELD_HEAD_BYTES + fields[each].bytes;
+    }
+    if (section_bytes > FIELD_SECTION_BYTES_MAX)
         Py_RETURN_NONE;
     Py_ssize_t name_bytes;
     const char *name = PyUnicode_AsUTF8AndSize(args[4], &name_bytes);
@@ -138,23 +229,33 @@ static PyObject *frame(PyObject *module, PyObject *const *args, Py_ssize_t count
         Py_RETURN_NONE;
     }
     const Py_ssize_t body_bytes = PyBytes_GET_SIZE(args[5]);
-    if (name_bytes > NAME_BYTES_MAX || (uint64_t)body_bytes > UINT32_MAX - HEADER_BYTES - NAME_BYTES_MAX ||
-        body_bytes > PY_SSIZE_T_MAX - STREAM_BYTES - NAME_BYTES_MAX)
+    if (name_bytes > NAME_BYTES_MAX ||
+        (uint64_t)body_bytes > UINT32_MAX - HEADER_BYTES - NAME_BYTES_MAX - FIELD_SECTION_BYTES_MAX ||
+        body_bytes > PY_SSIZE_T_MAX - STREAM_BYTES - NAME_BYTES_MAX - FIELD_SECTION_BYTES_MAX)
         Py_RETURN_NONE;
-    PyObject *made = PyBytes_FromStringAndSize(NULL, STREAM_BYTES + name_bytes + body_bytes);
+    PyObject *made = PyBytes_FromStringAndSize(NULL, STREAM_BYTES + name_bytes + section_bytes + body_bytes);
     if (made == NULL)
         return NULL;
     unsigned char *out = (unsigned char *)PyBytes_AS_STRING(made);
-    write_u32(out, (uint32_t)(HEADER_BYTES + name_bytes + body_bytes));
+    write_u32(out, (uint32_t)(HEADER_BYTES + name_bytes + section_bytes + body_bytes));
     out[4] = (unsigned char)kind;
     out[5] = (unsigned char)codec;
     out[6] = (unsigned char)(flags >> 8);
     out[7] = (unsigned char)flags;
     write_u32(out + 8, (uint32_t)seq);
     out[12] = (unsigned char)name_bytes;
-    out[13] = out[14] = out[15] = 0;
-    memcpy(out + STREAM_BYTES, name, (size_t)name_bytes);
-    memcpy(out + STREAM_BYTES + name_bytes, PyBytes_AS_STRING(args[5]), (size_t)body_bytes);
+    out[13] = 0;
+    out[14] = (unsigned char)(section_bytes >> 8);
+    out[15] = (unsigned char)section_bytes;
+    out += STREAM_BYTES;
+    memcpy(out, name, (size_t)name_bytes);
+    out += name_bytes;
+    if (stamped_bytes)
+        memcpy(out, PyBytes_AS_STRING(args[6]), (size_t)stamped_bytes);
+    out += stamped_bytes;
+    for (int each = 0; each < field_count; each++)
+        out = write_field(out, fields + each);
+    memcpy(out, PyBytes_AS_STRING(args[5]), (size_t)body_bytes);
     return made;
 }
 

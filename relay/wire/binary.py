@@ -169,10 +169,9 @@ def _field_writer(number: int, type_: str) -> Callable[[Any], bytes]:  # Any: as
 _WRITERS: Final = {number: _field_writer(number, type_) for number, (_, type_) in FIELDS.items()}
 
 
-@lru_cache(maxsize=64)
-def _place(offset: int, epoch: str) -> bytes:
-    """The fields of a place in a history: the event has them, and then the publisher's answer."""
-    return _WRITERS[kinds.OFFSET](offset) + _WRITERS[kinds.EPOCH](epoch)
+_epoch: Final = lru_cache(maxsize=256)(_WRITERS[kinds.EPOCH])
+"""All events of a channel, and the answers to their publishers, have the same."""
+_offset: Final = _WRITERS[kinds.OFFSET]
 
 
 def _read_fields(data: bytes, at: int, end: int) -> Fields:
@@ -239,10 +238,9 @@ def _section(fields: Fields | None, sender: Sender | None) -> bytes:
     # Fast path: an event, or an answer, of a channel with history.
     if kinds.EPOCH in fields and len(fields) - (kinds.REACHED in fields) == 2 and kinds.OFFSET in fields:
         try:
-            place = _place(fields[kinds.OFFSET], fields[kinds.EPOCH])
             if kinds.REACHED in fields:
-                return section + _WRITERS[kinds.REACHED](fields[kinds.REACHED]) + place
-            return section + place
+                section += _WRITERS[kinds.REACHED](fields[kinds.REACHED])
+            return section + _offset(fields[kinds.OFFSET]) + _epoch(fields[kinds.EPOCH])
         except _WRONG:
             pass  # the other path says which field it is
     return section + write_fields(fields, sender is not None)
@@ -277,13 +275,22 @@ def encode_frame(message: Message) -> bytes:
     return b"".join((header, name, section, message.body))
 
 
+def join_frame(kind: int, name: bytes, body: bytes, codec: int, flags: int, section: bytes) -> bytes:
+    """A frame as ``encode_frame`` makes it, of parts that are written already; ``section``: its fields."""
+    return b"".join((_FRAME.pack(kind, codec, flags, 0, len(name), 0, len(section)), name, section, body))
+
+
 def encode_stream(message: Message) -> bytes:
     """``message`` as one frame with its length before it; raises as ``encode_frame``."""
-    plain = message.fields is None and message.sender is None
-    if plain and compiled_frame is not None:
-        frame = compiled_frame(message.kind, message.codec, message.flags, message.seq, message.name, message.body)
+    sender, fields = message.sender, message.fields
+    if compiled_frame is not None:
+        frame = compiled_frame(
+            message.kind, message.codec, message.flags, message.seq, message.name, message.body,
+            None if sender is None else sender.binary, fields,
+        )  # fmt: skip
         if frame is not None:
             return frame
+    plain = fields is None and sender is None
     try:
         name = message.name.encode()
         body = message.body
@@ -294,7 +301,7 @@ def encode_stream(message: Message) -> bytes:
                 HEADER_BYTES + size + len(body), message.kind, message.codec, message.flags, message.seq, size, 0, 0
             )
             return b"".join((header, name, body))
-        section = _section(message.fields, message.sender)
+        section = _section(fields, sender)
         length = HEADER_BYTES + size + len(section) + len(body)
         header = _STREAM.pack(length, message.kind, message.codec, message.flags, message.seq, size, 0, len(section))
     except (struct_error, UnicodeEncodeError) as error:
