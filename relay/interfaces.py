@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from relay.cluster.raft.types import Entry
     from relay.core.identity import Identity
     from relay.errors import RelayError
-    from relay.records import Append, Item, Page, Put, QueueState, Range, Settle
+    from relay.records import Append, Item, Page, Put, QueueState, Range, Retention, Settle
     from relay.wire.handshake import Hello
     from relay.wire.message import Message
 
@@ -224,6 +224,14 @@ class IHistory(Interface):
 
     def purge(realm: str, channel: str, done: Callable[[RelayError | None], None]) -> None:
         """Forget a channel's publications; the next one begins another epoch."""
+
+
+class IEventHistory(IHistory):
+    """A history in this process, which takes an event as it is and writes its frame only for who reads it."""
+
+    def keep(realm: str, event: Message, at_ms: int, retention: Retention) -> None:
+        """Store ``event``, which has no fields, and give it ``offset`` and ``epoch``, as ``append`` would store its
+        frame. Neither expires it nor is it retained. Raises ``Full``; then it has no fields."""
 
 
 class IQueueStore(Interface):

@@ -66,6 +66,11 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     expires_ms: int
     frame: bytes
 
+    @property
+    def size(self) -> int:
+        """Bytes of the frame."""
+        return len(self.frame)
+
 
 class Range(msgspec.Struct, frozen=True, gc=False):
     """A part of a channel's history: offsets over ``after`` and under ``before`` (0: no bound), accepted at or after

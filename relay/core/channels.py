@@ -76,20 +76,24 @@ class Channels:
             raise errors.Denied(f"publish to {message.name}")
         rule = self._hub.rule(message.name)
         event, skip = self._event(rule, message, session)
-        if rule.history is not None:
+        if rule.history is not None and not self._histories.kept(session.realm.name, rule, event, message):
             self._histories.publish(session.realm.name, rule, event, message, session, skip)
             return
         realm = session.realm
         wanted = choose(realm, event, skip, rule.slow) if realm.selective else receivers(realm, event.name)
         reached = self._hub.deliver(event, wanted, skip, rule.slow)
         if message.seq:
-            self._hub.answer(session, message.seq, {kinds.REACHED: reached})
+            fields = {kinds.REACHED: reached}
+            if rule.history is not None:
+                assert event.fields is not None
+                fields.update(event.fields)
+            session.send(Message(kinds.REPLY, "", b"", 0, 0, message.seq, fields))
 
     def send(self, realm: str, message: Message) -> int | Deferred[int]:
         """Deliver a publication of the node itself. The sessions reached; later, where it has to be stored first."""
         rule = self._hub.rule(message.name)
         event, skip = self._event(rule, message, None)
-        if rule.history is not None:
+        if rule.history is not None and not self._histories.kept(realm, rule, event, message):
             return self._histories.publish(realm, rule, event, message, None, skip)
         place = self._hub.realms.get(realm)
         if place is None:

@@ -25,7 +25,7 @@ from relay.config import ChannelRule
 from relay.config_history import ChannelHistory
 from relay.core.behind import HISTORY, Behind
 from relay.core.selection import choose, receivers
-from relay.interfaces import IHistory
+from relay.interfaces import IEventHistory, IHistory
 from relay.records import Append, Page, Publication, Retention
 from relay.wire import kinds
 from relay.wire.binary import decode_frame, encode_frame
@@ -51,14 +51,14 @@ _LOOKED_AT: Final = kinds.NO_ECHO | kinds.RETAINED
 class Plan:
     """How a channel's publications are kept: its rule, made ready."""
 
-    __slots__ = ("durable", "options", "retention", "rule", "simple", "store", "ttl_ms")
+    __slots__ = ("durable", "keep", "options", "retention", "rule", "store", "ttl_ms")
 
     def __init__(self, rule: ChannelRule, options: ChannelHistory) -> None:
         self.rule = rule
         self.options = options
         self.store: IHistory | None = None
-        self.simple = False
-        """Its store is known and completes at once, and nothing of the rule changes what is stored."""
+        self.keep: Callable[[str, Message, int, Retention], None] | None = None
+        """Its store's, when that takes events as they are, and nothing of the rule changes what is stored."""
         self.durable = options.kind == "durable"
         self.retention = Retention(options.messages_max, options.bytes_max, int(options.age_s_max * 1000))
         self.ttl_ms = int(options.ttl_s * 1000)
@@ -126,7 +126,9 @@ class Histories:
                 raise errors.Unavailable("this node has no store for that channel")
             plan.store = give()
             options = plan.options
-            plan.simple = not (plan.durable or options.ttl_s or options.retained) and plan.rule.echo
+            simple = plan.rule.echo and not (plan.durable or options.ttl_s or options.retained or plan.rule.timestamp)
+            if simple and IEventHistory.providedBy(plan.store):
+                plan.keep = plan.store.keep
         return plan.store
 
     def beginning(self, plan: Plan, page: Page) -> str:
@@ -135,6 +137,18 @@ class Histories:
         return f"{beginning}.{page.forgotten}" if page.forgotten else beginning
 
     # --- publishing -----------------------------------------------------------------------------------------------
+
+    def kept(self, realm: str, rule: ChannelRule, event: Message, message: Message) -> bool:
+        """The fast path: store in passing what goes into memory and needs no look at; False: nothing was done, it is
+        for ``publish``. ``event`` has its place then, and is to be delivered. Raises ``Full``."""
+        plan = self._plans.get(event.name)
+        if (
+            plan is None or plan.keep is None or plan.rule is not rule
+            or message.fields is not None or message.flags & _LOOKED_AT
+        ):  # fmt: skip
+            return False
+        plan.keep(realm, event, int(self._hub.wall() * 1000), plan.retention)
+        return True
 
     def publish(
         self, realm: str, rule: ChannelRule, event: Message, message: Message, publisher: Session | None,
@@ -145,11 +159,6 @@ class Histories:
         With a ``publisher`` the answer is its reply; the result counts where it is known at once, else it is 0.
         Without one it is the sessions reached, a Deferred where the store has to write first. Raises ``RelayError``.
         """
-        plan = self._plans.get(message.name)
-        # Fast path: in memory, with nothing to be looked at.
-        if plan is not None and plan.simple and plan.rule is rule and message.fields is None:
-            if not message.flags & _LOOKED_AT:
-                return self._at_once(realm, plan, event, message, publisher)
         plan = self.plan(message.name)
         assert plan is not None
         store = self.store(plan)
@@ -164,32 +173,6 @@ class Histories:
         reached = 0 if append.repeated else self._deliver(append, event, skip, plan.rule.slow)
         if publisher is not None and message.seq:
             self._answer(publisher, message.seq, append, reached)
-        return reached
-
-    def _at_once(
-        self, realm: str, plan: Plan, event: Message, message: Message, publisher: Session | None
-    ) -> int:
-        hub = self._hub
-        name = event.name
-        append = Append(realm, name, encode_frame(event), int(hub.wall() * 1000), plan.retention)
-        assert plan.store is not None
-        plan.store.append((append,), _nothing)
-        if append.error is not None:
-            raise append.error
-        offset, epoch = append.offset, append.epoch
-        if event.fields is None:
-            event.fields = {kinds.OFFSET: offset, kinds.EPOCH: epoch}
-        else:
-            event.fields |= {kinds.OFFSET: offset, kinds.EPOCH: epoch}
-        place = hub.realms.get(realm)
-        reached = 0
-        if place is not None:
-            policy = plan.rule.slow
-            wanted = choose(place, event, None, policy) if place.selective else receivers(place, name)
-            reached = hub.deliver(event, wanted, None, policy)
-        if publisher is not None and message.seq:
-            fields = {kinds.REACHED: reached, kinds.OFFSET: offset, kinds.EPOCH: epoch}
-            publisher.send(Message(kinds.REPLY, "", b"", 0, 0, message.seq, fields))
         return reached
 
     def _append(self, realm: str, plan: Plan, event: Message, message: Message) -> Append:

@@ -4,6 +4,9 @@
 
     publications  [None None 7 8 9 11 12]        9 was followed by 10, which has expired
                    ╰ start ─╯                    what was trimmed at the front is cut off when it is half of the list
+
+A publication stands there as its frame, or in the parts that its frame consists of: they are joined for who reads it,
+which mostly nobody does. The sender's part is shared by all that came from one session, and the name by all.
 """
 
 from __future__ import annotations
@@ -12,17 +15,21 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+import msgspec
 from zope.interface import implementer
 
 from relay.config_store import Store
 from relay.errors import Full, RelayError
-from relay.interfaces import IHistory
+from relay.interfaces import IEventHistory
 from relay.records import Append, Page, Publication, Range, Retention
 from relay.store.budget import OVERHEAD_BYTES, READ_BYTES_MAX, Budget
 from relay.store.forgotten import SLOTS, slot
 from relay.store.memory_keys import KeyMemory
+from relay.wire import kinds
+from relay.wire.binary import FIELD_SECTION_BYTES_MAX, HEADER_BYTES, NAME_BYTES_MAX, encode_frame, join_frame
+from relay.wire.message import Message
 
 EPOCH_BYTES: Final = 8
 """Random bits of an epoch: two logs of a channel never have the same one by chance."""
@@ -33,16 +40,44 @@ SWEEP_CHANNELS: Final = 2000
 SWEEP_MESSAGES: Final = 50_000
 """Publications that a step looks at because some have expired, after which it leaves the other channels to the next."""
 
+SLACK_SHARE: Final = 8
+SLACK_MAX: Final = 64
+SLACK_BYTES_MAX: Final = 65_536
+"""``keep`` lets an eighth more than the retention says stand in the list, at most so many and so much, before it cuts
+it off together; nobody is shown it."""
+UNLIMITED: Final = 1 << 63
+FRAME_BYTES_BUT_BODY: Final = HEADER_BYTES + NAME_BYTES_MAX + FIELD_SECTION_BYTES_MAX
+
 _OFFSET: Final = attrgetter("offset")
 _AT: Final = attrgetter("at_ms")
+_OFFSET_FIELD: Final = kinds.OFFSET
+_EPOCH_FIELD: Final = kinds.EPOCH
+
+
+class Parts(msgspec.Struct, frozen=True, gc=False):
+    """A publication that was an event without fields. ``size`` is that of its frame; ``section``: the sender's."""
+
+    offset: int
+    at_ms: int
+    size: int
+    codec: int
+    flags: int
+    section: bytes
+    body: bytes
+    expires_ms: ClassVar[int] = 0
+
+    def whole(self, name: bytes) -> Publication:
+        """As it is read; ``name``: the channel's."""
+        frame = join_frame(kinds.EVENT, name, self.body, self.codec, self.flags, self.section)
+        return Publication(self.offset, self.at_ms, 0, frame)
 
 
 class Channel:
     """One channel: ``number`` is unique in the store, ``kept`` and ``bytes`` are of what stands from ``start`` on."""
 
     __slots__ = (
-        "bytes", "epoch", "expires_next_ms", "last", "name", "number", "publications", "realm", "retained",
-        "retention", "start", "used_ms",
+        "bytes", "bytes_most", "epoch", "expires_next_ms", "head_bytes", "last", "name", "number", "publications",
+        "realm", "retained", "retention", "room", "slack", "start", "used_ms",
     )  # fmt: skip
 
     def __init__(self, realm: str, name: str, number: int, epoch: str) -> None:
@@ -51,10 +86,14 @@ class Channel:
         self.number = number
         self.epoch = epoch
         self.last = 0
-        self.publications: list[Any] = []  # Any: Publications, and None before start
+        self.publications: list[Any] = []  # Any: Publications and Parts, and None before start
         self.start = 0
         self.bytes = 0
+        self.head_bytes = HEADER_BYTES + len(name.encode())
         self.retention = Retention()
+        self.slack = SLACK_MAX  # of the retention
+        self.bytes_most = UNLIMITED  # likewise, slack included
+        self.room = 0  # publications that may come before the retention is looked at again
         self.retained: Publication | None = None
         self.expires_next_ms = 0  # when the first of those that expire does; 0: none does
         self.used_ms = 0
@@ -69,11 +108,19 @@ class Channel:
         """What the channel counts for, its retained value apart."""
         return self.bytes + self.kept * OVERHEAD_BYTES
 
+    def limit(self, retention: Retention) -> None:
+        """Keep so much from now on."""
+        self.retention = retention
+        most, bytes_max = retention.messages_max, retention.bytes_max
+        self.slack = min(most // SLACK_SHARE, SLACK_MAX) if most else SLACK_MAX
+        self.bytes_most = bytes_max + min(bytes_max // SLACK_SHARE, SLACK_BYTES_MAX) if bytes_max else UNLIMITED
+        self.room = 0
+
     def drop_first(self) -> int:
         """Take the oldest publication away; its size as it is counted."""
         publications = self.publications
         start = self.start
-        size = len(publications[start].frame)
+        size: int = publications[start].size
         publications[start] = None
         self.start = start = start + 1
         if start >= CUT_MIN and start * 2 >= len(publications):
@@ -87,8 +134,9 @@ class Channel:
         counted for."""
         freed = 0
         if retention.messages_max:
-            for _ in range(min(self.kept, self.kept + more - retention.messages_max)):
-                freed += self.drop_first()
+            over = min(self.kept, self.kept + more - retention.messages_max)
+            if over > 0:
+                freed += self._drop(over)
         if retention.bytes_max:
             while self.kept and self.bytes + more_bytes > retention.bytes_max:
                 freed += self.drop_first()
@@ -98,26 +146,43 @@ class Channel:
                 freed += self.drop_first()
         return freed
 
+    def _drop(self, count: int) -> int:
+        """Take the oldest ``count`` publications away together."""
+        publications = self.publications
+        start = self.start
+        end = start + count
+        size: int = sum([each.size for each in publications[start:end]])
+        if end * 2 >= len(publications):
+            del publications[:end]
+            self.start = 0
+        else:
+            publications[start:end] = [None] * count
+            self.start = end
+        self.bytes -= size
+        return size + count * OVERHEAD_BYTES
+
     def drop_expired(self, now_ms: int) -> int:
         """Take away what has expired, wherever it stands; what that counted for."""
         before = self.size
         kept = [each for each in islice(self.publications, self.start, None) if not 0 < each.expires_ms <= now_ms]
         self.publications = kept
         self.start = 0
-        self.bytes = sum(len(each.frame) for each in kept)
+        self.bytes = sum(each.size for each in kept)
         self.expires_next_ms = min((each.expires_ms for each in kept if each.expires_ms), default=0)
         return before - self.size
 
 
-@implementer(IHistory)
+@implementer(IEventHistory)
 class MemoryHistory:
-    """``IHistory`` in memory. ``Full`` when the store, the realm or the number of channels is at its limit."""
+    """``IEventHistory`` in memory. ``Full`` when the store, the realm or the number of channels is at its limit."""
 
     def __init__(
         self, options: Store, budget: Budget, now_ms: Callable[[], int], random_bytes: Callable[[int], bytes]
     ) -> None:
         self._options = options
         self._budget = budget
+        # Below it anything fits that has no longer body; with limits of realms each is looked at.
+        self._bytes_near = -1 if budget.realm_bytes_max else budget.bytes_max - FRAME_BYTES_BUT_BODY - OVERHEAD_BYTES
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._realms: dict[str, dict[str, Channel]] = {}
@@ -161,7 +226,7 @@ class MemoryHistory:
             if each.expires_ms or each.key or each.retained:
                 self._seldom(channel, each, publication)
             if retention is not channel.retention:
-                channel.retention = retention
+                channel.limit(retention)
             if retention.messages_max and len(publications) - channel.start > retention.messages_max:
                 size -= channel.drop_first()
             if (
@@ -174,6 +239,34 @@ class MemoryHistory:
                 budget.add(each.realm, size)
         done(batch)
 
+    def keep(self, realm: str, event: Message, at_ms: int, retention: Retention) -> None:
+        """As ``IEventHistory``: ``append`` for what nearly all publications in memory are."""
+        channels = self._realms.get(realm)
+        channel = channels.get(event.name) if channels is not None else None
+        budget = self._budget
+        body = event.body
+        # By far the most publications fit, into a channel that is known with its limits.
+        if channel is None or channel.retention is not retention or budget.bytes + len(body) > self._bytes_near:
+            self._keep_with_care(realm, event, at_ms, retention)
+            return
+        sender = event.sender
+        section = b"" if sender is None else sender.binary
+        size = channel.head_bytes + len(section) + len(body)
+        offset = channel.last + 1
+        channel.publications.append(Parts(offset, at_ms, size, event.codec, event.flags, section, body))
+        channel.last = offset
+        channel.used_ms = at_ms
+        held = channel.bytes + size
+        channel.bytes = held
+        budget.bytes += size + OVERHEAD_BYTES
+        event.fields = {_OFFSET_FIELD: offset, _EPOCH_FIELD: channel.epoch}
+        room = channel.room
+        if room and held <= channel.bytes_most:
+            channel.room = room - 1
+        else:
+            channel.room = channel.slack
+            budget.bytes -= channel.trim(retention, 0, 0, at_ms)
+
     def read(self, wanted: Range, done: Callable[[Page], None]) -> None:
         """As ``IHistory``."""
         channel = self._realms.get(wanted.realm, {}).get(wanted.channel)
@@ -181,6 +274,7 @@ class MemoryHistory:
             done(Page("", 1, 0, forgotten=self._forgotten[slot(wanted.realm, wanted.channel)]))
             return
         now_ms = self._now_ms()
+        self._budget.add(wanted.realm, -channel.trim(channel.retention, 0, 0, now_ms))
         publications = channel.publications
         first = next((each.offset for each in self._live(channel, channel.start, now_ms)), channel.last + 1)
         retained = channel.retained
@@ -192,6 +286,7 @@ class MemoryHistory:
         high = len(publications)
         if wanted.before:
             high = bisect_left(publications, wanted.before, channel.start, key=_OFFSET)
+        name = channel.name.encode()
         places = range(high - 1, low - 1, -1) if wanted.backwards else range(low, high)
         found: list[Publication] = []
         room = wanted.bytes_max or READ_BYTES_MAX
@@ -200,8 +295,8 @@ class MemoryHistory:
                 break
             each = publications[place]
             if not 0 < each.expires_ms <= now_ms:
-                room -= len(each.frame)
-                found.append(each)
+                room -= each.size
+                found.append(each if type(each) is Publication else each.whole(name))
         forgotten = 0 if wanted.after else self._forgotten[slot(wanted.realm, wanted.channel)]
         done(Page(channel.epoch, first, channel.last, tuple(found), retained, None, forgotten))
 
@@ -253,6 +348,14 @@ class MemoryHistory:
         self._channels += 1
         self._realms.setdefault(append.realm, {})[append.channel] = channel
         return channel
+
+    def _keep_with_care(self, realm: str, event: Message, at_ms: int, retention: Retention) -> None:
+        """``keep`` for the first of a channel, and where there may be no room."""
+        append = Append(realm, event.name, encode_frame(event), at_ms, retention)
+        self.append((append,), _nothing)
+        if append.error is not None:
+            raise append.error
+        event.fields = {kinds.OFFSET: append.offset, kinds.EPOCH: append.epoch}
 
     def _forget(self, channel: Channel) -> None:
         channels = self._realms[channel.realm]
@@ -311,3 +414,7 @@ class MemoryHistory:
     @staticmethod
     def _live(channel: Channel, start: int, now_ms: int) -> Iterator[Publication]:
         return (each for each in islice(channel.publications, start, None) if not 0 < each.expires_ms <= now_ms)
+
+
+def _nothing(batch: Sequence[Append]) -> None:
+    """The batch is filled in; there is nothing to be told."""

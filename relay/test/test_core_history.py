@@ -13,9 +13,10 @@ from relay.config import ChannelRule, Config, Limits
 from relay.config_history import ChannelHistory
 from relay.core import histories
 from relay.interfaces import IHistory
+from relay.store.memory import MemoryStore
 from relay.test.core_fixture import Core, Guest
 from relay.test.fakes_history import FakeHistory
-from relay.test.history_fixture import core_of, offsets, outcome, said
+from relay.test.history_fixture import core_of, offsets, outcome, said, subscribe
 from relay.wire import kinds
 from relay.wire.filters import wrap
 from relay.wire.handshake import Goodbye
@@ -102,6 +103,39 @@ class InMemory(SynchronousTestCase):
         self.assertEqual(outcome(ann.answer(seq))[0], errors.FilterError.code)
         good = ann.answer(ann.send(kinds.PUBLISH, "mem.1", wrap(b"x", (kinds.GZIP,)), filters=(kinds.GZIP,)))
         self.assertEqual(good.get(kinds.OFFSET), 1)
+
+
+class InPassing(SynchronousTestCase):
+    """A store that takes events as they are (``IEventHistory``), beside one that is given frames."""
+
+    def test_same(self):
+        """Whatever is published in a channel in memory, members, publisher and a later reader get the same."""
+        seen = []
+        for passing in (False, True):
+            core = core_of()
+            if passing:
+                store = MemoryStore(core.config.store, lambda core=core: int(core.hub.wall() * 1000), lambda _: b"")
+                core.memory = store.history
+            member, publisher = core.guest("member"), core.guest("publisher")
+            subscribe(core, member, "mem.a")
+            for seq in (0, 5):
+                for more in ({}, {}, {"ttl_ms": 1000}, {"tags": {"a": "b"}}, {"idempotency_key": "k"}, {}):
+                    publisher.send(kinds.PUBLISH, "mem.a", b"body", seq=seq, codec=kinds.TEXT, **more)
+                publisher.send(kinds.PUBLISH, "mem.a", b"body", seq=seq, flags=kinds.LATEST)
+                publisher.send(kinds.PUBLISH, "mem.a", b"body", seq=seq, flags=kinds.NO_ECHO)
+                publisher.send(kinds.PUBLISH, "quiet.a", b"body", seq=seq)
+            core.node.publish("default", Message(kinds.PUBLISH, "mem.a", b"from the node"))
+            reader = core.guest("reader")
+            _, recovered = subscribe(core, reader, "mem.a", last=100)
+            got = [member.take(), publisher.take(), recovered]
+            for each in (message for messages in got for message in messages):
+                if each.fields is not None and kinds.EPOCH in each.fields:
+                    each.fields[kinds.EPOCH] = "made at random"
+            seen.append(got)
+            plan = core.histories.plan("mem.a")
+            self.assertEqual(plan is not None and plan.keep is not None, passing)
+        self.assertEqual(*seen)
+        self.assertEqual(offsets(seen[0][2]), list(range(1, 17)))
 
 
 class OnDisk(SynchronousTestCase):

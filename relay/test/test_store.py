@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
+from zope.interface.verify import verifyObject
 
 from relay.config_store import Store
 from relay.errors import Full
-from relay.records import Retention
+from relay.interfaces import IEventHistory
+from relay.records import Append, Range, Retention
 from relay.store.budget import OVERHEAD_BYTES
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
-from relay.test.store_contract import HistoryContract
+from relay.test.store_contract import NOW_MS, HistoryContract
 from relay.test.store_contract_queues import PresenceContract, QueueContract
+from relay.wire import kinds
+from relay.wire.binary import encode_frame
+from relay.wire.message import Message, Sender
 
 TRIMMED_TICKS = 70
 """Enough for what is looked at once in 60."""
@@ -85,6 +92,71 @@ class MemoryHistoryTests(InMemory, HistoryContract, TestCase):
         self.assertEqual(await self.append(store, self.publication(bytes(100), retention=few)), [6])
         await self.ask(store, store.history.purge, "r", "d")
         self.assertEqual(await self.append(store, self.publication(bytes(100), channel="e")), [1])
+
+
+class KeptEventsTests(TestCase):
+    """``keep``, beside its plain twin: ``append`` of the same event as a frame."""
+
+    def test_interface(self) -> None:
+        """It is what it says."""
+        verifyObject(IEventHistory, MemoryStore(Store(), lambda: NOW_MS, os.urandom).history)
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from("ab"), st.integers(0, 120), st.integers(0, 40), st.booleans(), st.integers(0, 3)),
+            max_size=120,
+        ),
+        st.builds(Retention, st.sampled_from([0, 1, 2, 20]), st.sampled_from([0, 500, 4000]), st.sampled_from([0, 60])),
+        st.sampled_from([0, 3000]),
+        st.sampled_from([1, 3000, 1 << 20]),
+    )
+    def test_twin(self, steps: Any, retention: Retention, realm_bytes_max: int, memory_bytes_max: int) -> None:
+        """Whatever is published where and when, under whatever limits: the same offsets, refusals and pages, and in the
+        end the same is counted."""
+        self.now_ms = NOW_MS
+        limits = Store(realm_bytes_max=realm_bytes_max, memory_bytes_max=memory_bytes_max)
+        stores = [MemoryStore(limits, lambda: self.now_ms, lambda size: bytes(size)) for _ in range(2)]
+        senders = [None, Sender("r", "u", "s", "", b"\x06\x00\x01u", b"")]
+        for channel, size, later_ms, sent, look in steps:
+            self.now_ms += later_ms
+            event = Message(kinds.EVENT, channel, bytes(size), kinds.JSON, kinds.LATEST, 0, None, senders[sent])
+            append = Append("r", channel, encode_frame(event), self.now_ms, retention)
+            stores[0].history.append([append], lambda _: None)
+            try:
+                stores[1].history.keep("r", event, self.now_ms, retention)
+            except Full:
+                self.assertIsInstance(append.error, Full)
+                self.assertIsNone(event.fields)
+            else:
+                self.assertEqual(event.fields, {kinds.OFFSET: append.offset, kinds.EPOCH: append.epoch})
+            if not look:
+                self._same(stores)
+        self._same(stores)
+        self.assertEqual(stores[0].budget.bytes, stores[1].budget.bytes)
+
+    def _same(self, stores: list[MemoryStore]) -> None:
+        for channel in "ab":
+            pages: list[Any] = []
+            for store in stores:
+                store.history.read(Range("r", channel, limit=1000), pages.append)
+            self.assertEqual(*pages)
+
+    def test_slack_is_bounded(self) -> None:
+        """What ``keep`` has not cut off yet is at most an eighth, and at most 64 publications and 64 KiB."""
+        for retention, size, most in (
+            (Retention(messages_max=16), 10, 18), (Retention(messages_max=2000), 10, 2064),
+            (Retention(bytes_max=2000), 80, 2250 // 93), (Retention(bytes_max=1_000_000), 980, 1_065_536 // 993),
+        ):  # fmt: skip
+            store = MemoryStore(Store(), lambda: NOW_MS, os.urandom)
+            held = []
+            for _ in range(3 * most):
+                store.history.keep("r", Message(kinds.EVENT, "c", bytes(size)), NOW_MS, retention)
+                held.append(store.budget.bytes)
+            self.assertLessEqual(max(held), (most + 1) * (size + 13 + OVERHEAD_BYTES))
+            store.history.read(Range("r", "c", limit=1), lambda _: None)
+            frames = store.budget.bytes // (size + 13 + OVERHEAD_BYTES)
+            self.assertLessEqual(frames, retention.messages_max or retention.bytes_max // (size + 13))
 
 
 class MemoryQueueTests(InMemory, QueueContract, TestCase):
