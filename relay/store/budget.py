@@ -17,7 +17,7 @@ forgotten one gave, so that none is given twice."""
 
 
 class Budget:
-    """Bytes of all realms, and of each where those have a limit; limits of 0 are none."""
+    """Bytes of all realms and of each; limits of 0 are none."""
 
     __slots__ = ("bytes", "bytes_max", "realm_bytes_max", "realms")
 
@@ -40,8 +40,6 @@ class Budget:
     def add(self, realm: str, size: int) -> None:
         """Count ``size`` bytes more of ``realm``, or with a negative one fewer."""
         self.bytes += size
-        if not self.realm_bytes_max:
-            return
         held = self.realms.get(realm, 0) + size
         if held:
             self.realms[realm] = held

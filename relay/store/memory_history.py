@@ -258,14 +258,17 @@ class MemoryHistory:
         channel.used_ms = at_ms
         held = channel.bytes + size
         channel.bytes = held
-        budget.bytes += size + OVERHEAD_BYTES
+        counted = size + OVERHEAD_BYTES
+        budget.bytes += counted
+        held_by = budget.realms
+        held_by[realm] = held_by.get(realm, 0) + counted
         event.fields = {_OFFSET_FIELD: offset, _EPOCH_FIELD: channel.epoch}
         room = channel.room
         if room and held <= channel.bytes_most:
             channel.room = room - 1
         else:
             channel.room = channel.slack
-            budget.bytes -= channel.trim(retention, 0, 0, at_ms)
+            budget.add(realm, -channel.trim(retention, 0, 0, at_ms))
 
     def read(self, wanted: Range, done: Callable[[Page], None]) -> None:
         """As ``IHistory``."""

@@ -8,6 +8,7 @@ import struct
 import sys
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import SkipTest, mock
 
@@ -17,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.errors import RelayError
 from relay.wire import binary, kinds, plain
-from relay.wire.binary import BinaryDecoder, encode_stream
+from relay.wire.binary import BinaryDecoder, encode_frame, encode_stream
 from relay.wire.message import Message, Sender
 
 HEADER = struct.Struct(">IBBHIBBH")
@@ -145,9 +146,10 @@ class PlainTests(SynchronousTestCase):
     @example(Message(1, "n", bytearray(b"x")))  # type: ignore[arg-type]  # what is not exactly bytes
     def test_encode(self, message: Message) -> None:
         """Any message, also one that cannot be written: the same bytes, or the same error."""
-        short = outcome(lambda: encode_stream(message))
-        with mock.patch.object(binary, "compiled_frame", None):
-            self.assertEqual(short, outcome(lambda: encode_stream(message)))
+        for encode in (encode_stream, encode_frame):
+            short = outcome(partial(encode, message))
+            with mock.patch.object(binary, "compiled_frame", None):
+                self.assertEqual(short, outcome(partial(encode, message)))
 
     def test_usual_messages_are_compiled(self) -> None:
         """A message without fields needs no Python, in either direction; nor does an event or answer with a place."""

@@ -134,6 +134,7 @@ class KeptEventsTests(TestCase):
                 self._same(stores)
         self._same(stores)
         self.assertEqual(stores[0].budget.bytes, stores[1].budget.bytes)
+        self.assertEqual(stores[0].budget.realms, stores[1].budget.realms)
 
     def _same(self, stores: list[MemoryStore]) -> None:
         for channel in "ab":

@@ -265,9 +265,16 @@ def encode_frame(message: Message) -> bytes:
 
     Raises ``BadName`` or ``BadBody`` when it cannot be written.
     """
+    fields, sender = message.fields, message.sender
+    if compiled_frame is not None:
+        frame = compiled_frame(
+            message.kind, message.codec, message.flags, message.seq, message.name, message.body,
+            None if sender is None else sender.binary, fields,
+        )  # fmt: skip
+        if frame is not None:
+            return frame[LENGTH_BYTES:]
     try:
         name = message.name.encode()
-        fields, sender = message.fields, message.sender
         section = b"" if fields is None and sender is None else _section(fields, sender)
         header = _FRAME.pack(message.kind, message.codec, message.flags, message.seq, len(name), 0, len(section))
     except (struct_error, UnicodeEncodeError) as error:
