@@ -86,12 +86,17 @@ class Behind:
         elif line.paused:
             self._pace(session, line)
 
+    def waits(self, session: Session, message: Message) -> bool:
+        """Whether the turn of ``message`` has not come yet: ``order`` would have it wait."""
+        line = self.lines.get(session)
+        return line is not None and (bool(line.waiting) or not self._goes_on(line, session, message))
+
     def order(self, session: Session, message: Message, then: Routed) -> None:
         """``then(session, message)`` now, or when its turn comes. ``then`` answers for its own errors."""
-        line = self.lines.get(session)
-        if line is None or (not line.waiting and self._goes_on(line, session, message)):
+        if not self.waits(session, message):
             then(session, message)
             return
+        line = self.lines[session]
         if len(line.waiting) >= self._hub.config.limits.held_frames_max:
             self._hub.refuse(session, message, errors.RateExceeded("too many frames wait behind a store"))
             return

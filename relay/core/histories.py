@@ -109,10 +109,10 @@ class Histories:
     def plan(self, name: str) -> Plan | None:
         """How the channel ``name`` is kept; None: it is not. Raises ``BadName``."""
         rule = self._hub.rule(name)
-        if rule.history is None:
-            return None
         plan = self._plans.get(name)
         if plan is None or plan.rule is not rule:
+            if rule.history is None:
+                return None
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
             plan = self._plans[name] = Plan(rule, rule.history)
@@ -159,9 +159,11 @@ class Histories:
         With a ``publisher`` the answer is its reply; the result counts where it is known at once, else it is 0.
         Without one it is the sessions reached, a Deferred where the store has to write first. Raises ``RelayError``.
         """
-        plan = self.plan(message.name)
-        assert plan is not None
-        store = self.store(plan)
+        plan = self._plans.get(message.name)
+        if plan is None or plan.rule is not rule:
+            plan = self.plan(message.name)
+            assert plan is not None
+        store = plan.store or self.store(plan)
         if message.fields is not None and kinds.FILTERS in message.fields:
             self._hub.plain(event)  # what cannot be undone must not be stored: nobody could be sent it later
         append = self._append(realm, plan, event, message)
