@@ -1,10 +1,11 @@
 """Statements over many rows in few steps.
 
 Python's sqlite3 lets go of the interpreter's lock around each step of a statement, and the writer then waits until the
-loop lets go of it in turn: with a row a step a busy loop makes a commit ten times longer. So rows go in by powers of
-two, up to ``ROWS_MAX`` with one step, and answers come out as one text.
+loop lets go of it in turn: with a row a step a busy loop makes a commit ten times longer. So few rows go in with one
+step, many by powers of two, up to ``ROWS_MAX`` with one step, and answers come out as one text.
 
-    17 rows ─▶ one statement with 16 rows, one with 1
+    17 rows ─▶ one statement with 17 rows
+    77 rows ─▶ one statement with 64 rows, one with 13
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from itertools import chain
 from typing import Any, Final
 
 ROWS_MAX: Final = 512
-"""Twice as many are not faster; the statement is parsed once for each power of two."""
+"""Twice as many are not faster; a statement is parsed once for each number of rows."""
+EXACT_MAX: Final = 32
+"""So many rows go with one step: commits that are waited for have few."""
 VARIABLES_MAX: Final = 32_766
 """SQLite's own limit for a statement, as it is compiled by default."""
 
@@ -37,9 +40,8 @@ class Rows:
         place = 0
         left = len(rows)
         while left:
-            power = min(left.bit_length() - 1, self._power_max)
-            count = 1 << power
-            connection.execute(self._statement(power), list(chain.from_iterable(rows[place : place + count])))
+            count = self._next(left)
+            connection.execute(self._statement(count), list(chain.from_iterable(rows[place : place + count])))
             place += count
             left -= count
 
@@ -49,19 +51,22 @@ class Rows:
         place = 0
         left = len(rows)
         while left:
-            power = min(left.bit_length() - 1, self._power_max)
-            count = 1 << power
+            count = self._next(left)
             flat = list(chain.from_iterable(rows[place : place + count]))
-            text = connection.execute(self._statement(power), flat).fetchone()[0]
+            text = connection.execute(self._statement(count), flat).fetchone()[0]
             if text:
                 found += text.split(",")
             place += count
             left -= count
         return found
 
-    def _statement(self, power: int) -> str:
-        sql = self._statements.get(power)
+    def _next(self, left: int) -> int:
+        """How many of ``left`` rows go next."""
+        return left if left <= EXACT_MAX else 1 << min(left.bit_length() - 1, self._power_max)
+
+    def _statement(self, count: int) -> str:
+        sql = self._statements.get(count)
         if sql is None:
             row = "(" + ",".join("?" * self._columns) + ")"
-            sql = self._statements[power] = self._sql.replace("{rows}", ",".join([row] * (1 << power)))
+            sql = self._statements[count] = self._sql.replace("{rows}", ",".join([row] * count))
         return sql
