@@ -72,11 +72,11 @@ func main() {
 	r := &run{started: time.Now()}
 	var (
 		dialectName = flag.String("dialect", "relay", "what to speak")
-		workload    = flag.String("workload", "echo", "echo, fanout, push, rpc, connect, idle, spread, put, etcd")
+		workload    = flag.String("workload", "echo", "echo, fanout, push, rpc, connect, idle, spread, put, etcd, store")
 		token       = flag.String("token", "", "bearer token for hello")
 		seconds     = flag.Float64("seconds", 3, "how long to measure")
 		warmup      = flag.Float64("warmup", 1, "how long to run before")
-		channels    = flag.Int("channels", 1000, "spread: number of channels")
+		channels    = flag.Int("channels", 1000, "spread, store: number of channels")
 	)
 	flag.StringVar(&r.address, "address", "tcp://127.0.0.1:8000", "tcp://host:port, unix:///path, ws://host:port/path")
 	flag.StringVar(&r.user, "user", "u", "what names of users begin with")
@@ -116,6 +116,8 @@ func main() {
 		err = r.put()
 	case "etcd":
 		err = r.etcd()
+	case "store":
+		err = r.store(*channels)
 	default:
 		err = fmt.Errorf("there is no workload %q", *workload)
 	}

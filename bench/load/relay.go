@@ -59,6 +59,10 @@ func (r relayMessages) publish(dst []byte, channel string, body []byte) []byte {
 	return appendFrame(dst, kindPublish, codecRaw, 0, channel, nil, body)
 }
 
+func (r relayMessages) store(dst []byte, channel string, seq uint32, body []byte) []byte {
+	return appendFrame(dst, kindPublish, codecRaw, seq, channel, nil, body)
+}
+
 func (r relayMessages) push(dst []byte, user string, body []byte) []byte {
 	fields := make([]byte, 0, 64)
 	fields = append(fields, fieldUser)
@@ -153,6 +157,10 @@ func (r *relayStream) reply(dst []byte, to *event, body []byte) []byte {
 	return framed(dst, func(d []byte) []byte { return r.relayMessages.reply(d, to, body) })
 }
 
+func (r *relayStream) store(dst []byte, channel string, seq uint32, body []byte) []byte {
+	return framed(dst, func(d []byte) []byte { return r.relayMessages.store(d, channel, seq, body) })
+}
+
 func (r *relayStream) parse(data []byte, ev *event) (int, error) {
 	if len(data) < 4 {
 		return 0, nil
@@ -198,6 +206,10 @@ func (r relayJSON) register(dst []byte, procedure string) []byte {
 
 func (r relayJSON) publish(dst []byte, channel string, body []byte) []byte {
 	return r.object(dst, map[string]any{"kind": "publish", "name": channel, "text": string(body)})
+}
+
+func (r relayJSON) store(dst []byte, channel string, seq uint32, body []byte) []byte {
+	return r.object(dst, map[string]any{"kind": "publish", "seq": seq, "name": channel, "text": string(body)})
 }
 
 func (r relayJSON) push(dst []byte, user string, body []byte) []byte {

@@ -102,6 +102,10 @@ func (w *webSocket) publish(dst []byte, channel string, body []byte) []byte {
 	return w.wrap(dst, func(d []byte) []byte { return w.messageDialect.publish(d, channel, body) })
 }
 
+func (w *webSocket) store(dst []byte, channel string, seq uint32, body []byte) []byte {
+	return w.wrap(dst, func(d []byte) []byte { return w.messageDialect.(storer).store(d, channel, seq, body) })
+}
+
 func (w *webSocket) push(dst []byte, user string, body []byte) []byte {
 	return w.wrap(dst, func(d []byte) []byte { return w.messageDialect.push(d, user, body) })
 }

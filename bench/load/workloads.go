@@ -350,6 +350,60 @@ func (r *run) spread(channels int) error {
 	return nil
 }
 
+// storer: a dialect whose publications can be answered when they are stored.
+type storer interface {
+	store(dst []byte, channel string, seq uint32, body []byte) []byte
+}
+
+// store: publishers with window publications in all that are not answered yet, or rate a second; each is answered when
+// its channel's history has it. The publishers share the channels. Latency is that of the answer.
+func (r *run) store(channels int) error {
+	publishers, err := r.open(r.connections, "", nil)
+	if err != nil {
+		return err
+	}
+	window := max(1, r.window/len(publishers))
+	for _, c := range publishers {
+		speak, able := c.speak.(storer)
+		if !able {
+			return fmt.Errorf("this dialect has no answered publications")
+		}
+		channel := r.channel + "." + strconv.Itoa(c.number%channels)
+		seq := uint32(1)
+		// Answers come in the order of the publications: the first that waits is the one that is answered.
+		waiting := make(chan time.Duration, max(window, 1<<16))
+		publish := func(out []byte, at time.Duration) []byte {
+			seq++
+			waiting <- at
+			r.sent.Add(1)
+			return speak.store(out, channel, seq, r.stamp(nil, at))
+		}
+		go r.serve(c, func(c *conn, ev *event) {
+			if ev.kind == response {
+				r.latency.add(int64(r.now() - <-waiting))
+				if r.rate == 0 {
+					c.out = publish(c.out, r.now())
+				}
+			}
+		}, r.counted)
+		if r.rate > 0 {
+			number := c.number
+			go r.paced(func(i int, intended time.Duration) {
+				if i%len(publishers) == number {
+					r.check(c.send(publish(nil, intended)))
+				}
+			})
+			continue
+		}
+		var first []byte
+		for range window {
+			first = publish(first, r.now())
+		}
+		r.check(c.send(first))
+	}
+	return nil
+}
+
 func fatal(err error) {
 	fmt.Fprintln(os.Stderr, "load:", err)
 	os.Exit(1)

@@ -122,18 +122,23 @@ def _python() -> list[str]:
     return [sys.executable, "-m", "relay.bench.python_load"]
 
 
-def run(load: Load, pid: int | None = None, progress: Callable[[float, float], None] | None = None) -> Result:
+def run(
+    load: Load, pid: int | None = None, progress: Callable[[float, float], None] | None = None,
+    marked: Callable[[str], None] | None = None,
+) -> Result:  # fmt: skip
     """Run one generator against a server; ``pid`` is the server's, where its processor time can be read.
 
-    ``progress(at_s, rate)`` is called about once a second. Raises ``LoadFailed``.
+    ``progress(at_s, rate)`` is called about once a second, ``marked("begin")`` and ``("end")`` around what is measured.
+    Raises ``LoadFailed``.
     """
-    return run_all([load], pid, progress)
+    return run_all([load], pid, progress, marked)
 
 
 def run_all(
     loads: list[Load],
     pid: int | Sequence[int] | None = None,
     progress: Callable[[float, float], None] | None = None,
+    marked: Callable[[str], None] | None = None,
 ) -> Result:
     """Run several generators at once; the counts of their results are added, the time is the first one's.
 
@@ -158,6 +163,8 @@ def run_all(
             assert process.stdout is not None
             for line in process.stdout:
                 last = json.loads(line)
+                if number == 0 and marked is not None and last.get("mark") in ("begin", "end"):
+                    marked(last["mark"])
                 if number == 0 and pids and last.get("mark") in ("begin", "end"):
                     cpu[last["mark"] == "end"] = sum(map(cpu_s, pids))
                     resident = sum(map(resident_bytes, pids))

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -264,6 +264,32 @@ class Run:
             for _ in range(window):
                 put(producer)
 
+    async def store(self) -> None:
+        """Publishers whose publications are answered when a history has them, ``window`` unanswered in all."""
+        publishers = await self.connect_all(self.asked.connections)
+
+        def publish(publisher: Client, channel: str, waiting: deque[int]) -> None:
+            self.sent += 1
+            at_ns = time.monotonic_ns()
+            waiting.append(at_ns)
+            publisher.send(Message(kinds.PUBLISH, channel, self.body(at_ns), seq=self.sent & 0xFFFF_FFFF))
+
+        for number, publisher in enumerate(publishers):
+            channel = f"{self.asked.channel}.{number % self.asked.channels}"
+            waiting: deque[int] = deque()
+
+            # Answers come in the order of the publications.
+            def answered(
+                _: Message, publisher: Client = publisher, channel: str = channel, waiting: deque[int] = waiting
+            ) -> None:
+                self.count += 1
+                self.histogram[bucket_ns(time.monotonic_ns() - waiting.popleft())] += 1
+                publish(publisher, channel, waiting)
+
+            publisher.on_message = answered
+            for _ in range(max(1, self.asked.window // len(publishers))):
+                publish(publisher, channel, waiting)
+
     async def connect_storm(self) -> None:
         """Sessions opened and dropped with a reset, by ``window`` workers."""
 
@@ -331,7 +357,7 @@ async def _main(asked: argparse.Namespace) -> None:
     run = Run(asked)
     workloads = {
         "echo": run.echo, "rpc": run.rpc, "fanout": run.fanout, "push": run.push, "connect": run.connect_storm,
-        "idle": run.idle, "queue": run.queue,
+        "idle": run.idle, "queue": run.queue, "store": run.store,
     }  # fmt: skip
     workload = workloads.get(asked.workload)
     if workload is None or asked.dialect != "relay" or asked.address.startswith("ws"):

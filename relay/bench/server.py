@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -148,6 +148,10 @@ def node_config(at: Path, reactor: str, jwt: bool = False) -> tuple[dict[str, An
             {"name": "unix", "address": f"unix:{at}/socket", "protocols": ["relay"]},
             {"name": "web", "address": f"tcp:{web}:{local}", "protocols": ["http", "websocket"]},
         ],
+        "channels": [
+            {"pattern": "durable.**", "history": {"kind": "durable", "messages_max": 10_000}},
+            {"pattern": "memory.**", "history": {"kind": "memory", "messages_max": 0}},
+        ],
         "handlers": {"plugins": ["relay.bench.serving:plugin"], "discover": False},
         "limits": {"accepts_per_s_max": 1_000_000, "subscriptions_max": 1_000_000, "frame_bytes_max": 4_194_304},
         "slow": {"queue_bytes_max": 67_108_864},
@@ -161,10 +165,14 @@ def node_config(at: Path, reactor: str, jwt: bool = False) -> tuple[dict[str, An
 
 
 @contextlib.contextmanager
-def node(reactor: str = "auto", jwt: bool = False) -> Iterator[Server]:
-    """A relay node of this installation."""
+def node(
+    reactor: str = "auto", jwt: bool = False, prepare: Callable[[Path], None] | None = None
+) -> Iterator[Server]:  # fmt: skip
+    """A relay node of this installation. ``prepare(data)`` is called before, with its data directory's name."""
     with folder() as at:
         config, urls = node_config(at, reactor, jwt)
+        if prepare is not None:
+            prepare(at / "data")
         (at / "relay.json").write_text(json.dumps(config))
         twistd = shutil.which("twistd", path=os.path.dirname(sys.executable)) or "twistd"
         argv = [sys.executable, twistd, "--nodaemon", "--pidfile=", "relay", f"--config={at}/relay.json"]

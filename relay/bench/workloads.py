@@ -11,6 +11,8 @@ idle           N connections that do nothing: memory of each
 channels       publications to many channels with one subscriber each
 queue          N pairs put into a durable queue and take from it, ``window`` puts unanswered in all; counted is what was
                delivered and acknowledged (by the generator in Python)
+durable        N publishers, ``window`` publications in all that are not answered yet: a channel that keeps its history
+               on the disk answers when they are there; beside bare SQLite, see ``relay.bench.durable``
 mixed          echo, fan-out-paced and one-to-one at once, a third of the connections each
 =============  =======================================================================================================
 """
@@ -32,6 +34,10 @@ WORKLOADS: Final = {
     "connect": {"workload": "connect", "window": 16},
     "idle": {"workload": "idle", "connections": 5000},
     "queue": {"workload": "queue", "connections": 1, "window": 2000, "payload": 200},
+    "durable": {
+        "workload": "store", "connections": 100, "window": 1000, "payload": 200, "channels": 10,
+        "channel": "durable.bench",
+    },
     "channels": {"workload": "spread", "connections": 100, "window": 50, "channels": 1000},
 }
 """Defaults; the payload of echo with its header, name and length makes frames of 581 bytes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +14,20 @@ import click
 
 from relay.bench.load import PARTS, Result, generator, run_all
 from relay.bench.plot import chart
-from relay.bench.server import node, resident_bytes
+from relay.bench.server import Server, node, resident_bytes
+from relay.bench.target import QUEUE_RATE_LEAST, Figure
 from relay.bench.workloads import NAMES, loads
 from relay.errors import ConfigError
 
 TRANSPORTS = ("tcp", "unix", "ws")
 DIALECTS = {"binary": "relay", "json": "relay-json"}
 RAFT = "raft"
+FIGURES = ("history", "recovery", "queues")
+"""Measured here, not by a generator; so is ``durable``, where a node is started."""
 
 
 @click.command()
-@click.argument("workload", type=click.Choice((*NAMES, RAFT)))
+@click.argument("workload", type=click.Choice((*NAMES, *FIGURES, RAFT)))
 @click.option("--url", help="A node that runs already: tcp://, unix:// or ws://. Without: one is started.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), default="tcp", show_default=True)
 @click.option("--form", type=click.Choice(list(DIALECTS)), default="binary", show_default=True)
@@ -54,14 +58,25 @@ def bench(
     connect, idle    sessions opened a second; memory of idle connections
     channels         publications to many channels
     queue            through a durable queue: put, delivered, acknowledged
+    durable          publications answered when they are on the disk; with a
+                     node that is started, beside bare SQLite
+    history          what a history in memory costs (the core, in this process)
+    recovery         10 000 publications sent to who comes back
+    queues           a start with 100 000 queues of one message each
     mixed            echo, fan-out-paced and one-to-one at once
     raft             writes to a cluster of three, 1, 100 and 1000 (or --window)
                      outstanding, with fsync, beside etcd's
 
     Without --url a node is started, on a core of its own where there are two.
+    history, recovery and queues take none of the options but --reactor, --seconds and --json.
     """
     if workload == RAFT:
         _raft(reactor, rounds, as_json, given)
+        return
+    if workload in FIGURES or (workload == "durable" and url is None):
+        if url is not None:
+            raise ConfigError(f"{workload} starts what it measures; it takes no --url")
+        _figures(workload, transport, reactor, as_json, given)
         return
     _bench(workload, url, transport, DIALECTS[form], reactor, processes, as_json, plot, given)
 
@@ -87,11 +102,15 @@ def _bench(
     each = None
     if workload == "idle" and result.resident_bytes is not None:
         each = (result.resident_bytes - before) / sum(load.connections for load in asked)
+    reached = _reached(workload, result)
     if as_json:
-        beside = {"bytes_per_connection": each, "progress": seen, "generator": "python" if why else "go"}
+        beside: dict[str, Any] = {"figures": [each.as_json() for each in reached]}  # Any: JSON
+        beside |= {"bytes_per_connection": each, "progress": seen, "generator": "python" if why else "go"}
         click.echo(json.dumps({"workload": workload, **result.as_json(), **beside}))
     else:
         _print(workload, result, each)
+        for figure in reached:
+            click.echo(figure.line())
     if plot:
         Path(plot).write_text(_latencies(workload, result), "utf-8")
 
@@ -107,6 +126,49 @@ def _raft(reactor: str, rounds: int, as_json: bool, given: dict[str, Any]) -> No
         click.echo(json.dumps({"workload": RAFT, **figures}))
     else:
         click.echo("\n".join(raft.table(figures)))
+
+
+def _figures(
+    workload: str, transport: str, reactor: str, as_json: bool, given: dict[str, Any]  # Any: values of the options
+) -> None:  # fmt: skip
+    """Figures with what must be reached, each workload by its module."""
+    # Imported here: the stores and the core are a third of a second that no other workload needs.
+    from relay.bench import history, stored
+
+    seconds: float = given["seconds"]
+    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if workload == "history":
+        found = history.measure(seconds)
+    elif workload == "queues":
+        found = stored.queues(reactor)
+    else:
+        with node(reactor) as server:
+            found = stored.recovery(server) if workload == "recovery" else _durable(server, transport, given)
+    if as_json:
+        text = {"workload": workload, "load": load_before, "figures": [each.as_json() for each in found]}
+        click.echo(json.dumps(text))
+        return
+    for each in found:
+        click.echo(each.line())
+    if load_before is not None:
+        click.echo(f"load of the machine before: {load_before:.1f}")
+
+
+def _durable(server: Server, transport: str, given: dict[str, Any]) -> list[Figure]:  # Any: as above
+    from relay.bench import durable
+
+    wanted = {name: given[name] for name in ("connections", "window", "channels") if given[name] is not None}
+    return durable.measure(server, transport, given["seconds"], given["payload"] or 200, **wanted)
+
+
+def _reached(workload: str, result: Result) -> list[Figure]:
+    """What of a workload must be reached."""
+    if workload != "queue":
+        return []
+    found = [Figure("put, delivered and acknowledged", result.rate, "/s", least=QUEUE_RATE_LEAST)]
+    if result.cpu_us:
+        found.append(Figure("the same in a second of the node's", 1e6 / result.cpu_us, "/s", least=QUEUE_RATE_LEAST))
+    return found
 
 
 def _checked(url: str) -> str:

@@ -23,11 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from relay.bench import durable, history, python_load, stored
 from relay.bench import load as generator
-from relay.bench import python_load
 from relay.bench.load import Load, LoadFailed, percentile_us, run, run_all
 from relay.bench.plot import chart, short
 from relay.bench.server import Server, bare_echo, cores, node
+from relay.bench.target import Figure
 from relay.bench.workloads import NAMES, loads
 from relay.cli.bench import bench
 
@@ -87,7 +88,7 @@ class Generators(SynchronousTestCase):
                 small: Any = {"connections": 6, "seconds": 0.05, "warmup": 0.02}  # Any: options by name
                 if name == "channels":
                     small["channels"] = 20
-                if name == "queue":
+                if name in ("queue", "durable"):
                     small["seconds"] = 1.0  # its first answer is a commit away
                 found = run_all(loads(name, server.addresses[transport], dialect=dialect, **small), server.pid)
                 delivered = found.count or name == "idle"
@@ -97,8 +98,8 @@ class Generators(SynchronousTestCase):
         """The generator in Python gives results of the same form."""
         self.patch(generator, "generator", lambda: ([sys.executable, "-m", python_load.__name__], "asked for"))
         with node() as server:
-            for name in ("echo", "fan-out", "one-to-one", "queue"):
-                seconds = 1.0 if name == "queue" else 0.1  # its first answer is a commit away
+            for name in ("echo", "fan-out", "one-to-one", "queue", "durable"):
+                seconds = 1.0 if name in ("queue", "durable") else 0.1  # its first answer is a commit away
                 (load,) = loads(name, server.addresses["tcp"], connections=5, seconds=seconds, warmup=0.05)
                 result = run(load, server.pid)
                 self.assertTrue(result.count and not result.errors and result.latency_us["p50"], (name, result))
@@ -124,6 +125,53 @@ class Generators(SynchronousTestCase):
         self.assertEqual([each.connections for each in found], [25] * 4)
         self.assertEqual(sum(each.rate for each in found), 10.0)
         self.assertEqual(len({each.user for each in found}), 4)
+
+
+class Reached(SynchronousTestCase):
+    """The workloads that say what must be reached."""
+
+    def figures(self, *arguments: str) -> dict[str, dict[str, Any]]:
+        """What the command prints as an object, by name."""
+        result = CliRunner().invoke(bench, [*arguments, "--json"])
+        self.assertIsNone(result.exception, result.output)
+        found = json.loads(result.stdout.splitlines()[-1])
+        self.assertEqual(found["workload"], arguments[0])
+        return {each["name"]: each for each in found["figures"]}
+
+    def test_history(self):
+        """A publication in a channel with history costs more than one without, and both cost something."""
+        found = history.cost(1, True, 2)
+        self.assertGreater(found.kept_us, found.plain_us)
+        self.assertGreater(found.plain_us, 0)
+
+    def test_durable(self):
+        """Publications were answered, in commits that were counted, and the bare file was written to as well."""
+        if generator.generator()[1]:
+            raise SkipTest("the rounds need the compiled generator")
+        self.patch(durable, "ROUND_S", 10.0)
+        for name in ("MANY_S", "ONE_S", "BARE_S"):
+            self.patch(durable, name, 0.4)
+        found = self.figures("durable", "--connections", "8", "--window", "40", "--seconds", "1")
+        ratio = found["durable publish, many publishers, to bare commits"]
+        self.assertEqual((len(ratio["beside"]["ratios"]), ratio["beside"]["errors"], ratio["least"]), (3, 0, 0.6))
+        self.assertEqual(ratio["met"], ratio["value"] >= 0.6)
+        for batch in ratio["beside"]["batches"]:
+            self.assertTrue(1 <= batch <= 40, batch)
+        self.assertGreater(found["durable publish, one publisher, p50 to a bare commit"]["value"], 0)
+
+    def test_stored(self):
+        """All publications are recovered, and a message of the last queue comes out of a node that was just started."""
+        self.patch(stored, "PUBLICATIONS", 700)
+        self.patch(stored, "QUEUES", 1500)
+        found = {**self.figures("recovery"), **self.figures("queues")}
+        for name in ("recovery of 700, memory", "recovery of 700, durable", "resident then"):
+            self.assertGreater(found[name]["value"], 0)
+
+    def test_target(self):
+        """A bound is met on its own side."""
+        self.assertEqual([Figure("", 2, "", most).met for most in (1, 2, None)], [False, True, None])
+        self.assertEqual([Figure("", 2, "", None, {}, least).met for least in (3, 2)], [False, True])
+        self.assertIn("at least 3: missed", Figure("", 2, "", None, {}, 3).line())
 
 
 class Figures(SynchronousTestCase):
