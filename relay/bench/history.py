@@ -66,6 +66,7 @@ class Sink:
     listener = "bench"
     address = certificate = key = ""
     local = True
+    apart = 0
     loose: Any = None  # Any: as IPeer
 
     def __init__(self) -> None:
