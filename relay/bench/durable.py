@@ -31,6 +31,8 @@ from relay.bench.workloads import loads
 
 RATE_LEAST: Final = 0.6
 P50_MOST: Final = 1.5
+MANY: Final = "durable publish, many publishers, to bare commits"
+ONE: Final = "durable publish, one publisher, p50 to a bare commit"
 BARE_S: Final = 0.7
 MANY_S: Final = 1.5
 ONE_S: Final = 1.0
@@ -168,8 +170,8 @@ def measure(server: Server, transport: str, seconds: float, payload: int, **give
         Figure("messages in a commit of the node", _middle([each.batch for each in rounds]), ""),
         Figure("bare SQLite in commits as large", _middle([each.bare.rate for each in rounds]), "/s"),
         Figure("processor time of the node for each", _middle([each.many.cpu_us or 0.0 for each in rounds]), "µs"),
-        Figure("durable publish, many publishers, to bare commits", _middle(ratios), "x", None, many, RATE_LEAST),
-        Figure("durable publish, one publisher, p50 to a bare commit", _middle(waits), "x", P50_MOST, one),
+        Figure(MANY, _middle(ratios), "x", None, many, RATE_LEAST),
+        Figure(ONE, _middle(waits), "x", P50_MOST, one),
     ]
 
 

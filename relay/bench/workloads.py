@@ -35,7 +35,7 @@ WORKLOADS: Final = {
     "idle": {"workload": "idle", "connections": 5000},
     "queue": {"workload": "queue", "connections": 1, "window": 2000, "payload": 200},
     "durable": {
-        "workload": "store", "connections": 100, "window": 1000, "payload": 200, "channels": 10,
+        "workload": "store", "connections": 100, "window": 100, "payload": 200, "channels": 10,
         "channel": "durable.bench",
     },
     "channels": {"workload": "spread", "connections": 100, "window": 50, "channels": 1000},

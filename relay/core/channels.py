@@ -86,7 +86,7 @@ class Channels:
             fields = {kinds.REACHED: reached}
             if rule.history is not None:
                 assert event.fields is not None
-                fields.update(event.fields)
+                fields |= event.fields
             session.send(Message(kinds.REPLY, "", b"", 0, 0, message.seq, fields))
 
     def send(self, realm: str, message: Message) -> int | Deferred[int]:

@@ -260,8 +260,10 @@ class MemoryHistory:
         channel.bytes = held
         counted = size + OVERHEAD_BYTES
         budget.bytes += counted
-        held_by = budget.realms
-        held_by[realm] = held_by.get(realm, 0) + counted
+        try:
+            budget.realms[realm] += counted
+        except KeyError:  # all that it held has expired or was trimmed
+            budget.realms[realm] = counted
         event.fields = {_OFFSET_FIELD: offset, _EPOCH_FIELD: channel.epoch}
         room = channel.room
         if room and held <= channel.bytes_most:
