@@ -59,7 +59,8 @@ class SubmissionQueue:
 
     def has_work(self) -> bool:
         """Whether something urgent waits to be taken."""
-        return self._urgent_put != self._urgent_taken
+        # Not "other than": what ``put`` has appended and not counted yet may be taken already.
+        return self._urgent_put > self._urgent_taken
 
     def take(self) -> Batch | None:
         """All that waits, up to ``batch_bytes_max``, urgent or not. None when nothing does."""
