@@ -180,6 +180,15 @@ class Clients:
             self._keys[key] = group
             self._operation(node.number, node.keys[group], group, key)
 
+    def must_succeed(self, number: int) -> None:
+        """A write of each group on a node, where nothing stands in its way."""
+        for group, keys in self._world.nodes[number].keys.items():
+            key = f"last/{number}.{group}"
+            self._keys[key] = group
+            self._value += 1
+            new = b"%d" % self._value
+            self._go(self._write(keys, self._call(key, "put", (new,), number), Txn((Get(key), Put(key, new)))))
+
     def _operation(self, number: int, keys: KeyValue, group: int, key: str) -> None:
         dice = self._dice
         chance = dice.random()

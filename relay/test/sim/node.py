@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from zope.interface import implementer
+
 from relay.cluster.group import Group
 from relay.cluster.group_start import mark_log, prepare
 from relay.cluster.groups import Groups
@@ -22,6 +24,7 @@ from relay.cluster.kv.machine import KeyValueMachine
 from relay.cluster.ports import Stores
 from relay.cluster.timekeeper import Timekeeper
 from relay.errors import ConfigError
+from relay.interfaces import IStateMachine
 from relay.store.snapshots import SnapshotStore
 from relay.store.wal import LogStopped, WriteAheadLog
 from relay.store.wal_format import LogDamaged
@@ -54,6 +57,7 @@ WRITE_TIMEOUT_S = 4.0
 RESTART_S = 0.3
 
 
+@implementer(IStateMachine)
 class CheckedMachine(KeyValueMachine):
     """The production state machine; what it applies is compared with what other nodes applied."""
 

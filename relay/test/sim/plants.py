@@ -72,12 +72,21 @@ class Plant:
 
 
 def _all() -> dict[str, Plant]:
-    from relay.test.sim import plants_core, plants_groups, plants_kv, plants_store
+    from relay.test.sim import (
+        plants_core,
+        plants_groups,
+        plants_kv,
+        plants_replication,
+        plants_snapshots,
+        plants_store,
+    )
 
     found: dict[str, Plant] = {}
     for layer, prefix, plants in (
         ("core", "relay.cluster.raft", plants_core.PLANTS),
+        ("core", "relay.cluster.raft", plants_replication.PLANTS),
         ("groups", "relay.cluster", plants_groups.PLANTS),
+        ("groups", "relay.cluster", plants_snapshots.PLANTS),
         ("kv", "relay.cluster", plants_kv.PLANTS),
         ("store", "relay.store", plants_store.PLANTS),
     ):

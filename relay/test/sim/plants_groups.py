@@ -6,12 +6,6 @@ from typing import Final
 
 PLANTS: Final = (
     (
-        "emptied-node-comes-back",
-        "identity",
-        "        if known is not None and known != incarnation:\n",
-        "        if known is not None and known < incarnation < known:\n",
-    ),
-    (
         "vote-written-without-sync",
         "replica",
         "        if hard_state is not None and (hard_state.term, hard_state.vote) != "
@@ -258,115 +252,6 @@ PLANTS: Final = (
         "self.applier.index < 2 else None\n",
     ),
     (
-        "snapshot-labelled-later",
-        "snapshot_taking",
-        "        index = replica.applier.index\n",
-        "        index = raft.log.committed\n",
-    ),
-    (
-        "snapshot-labelled-earlier",
-        "snapshot_taking",
-        "        index = replica.applier.index\n",
-        "        index = max(1, replica.applier.index - 1)\n",
-    ),
-    (
-        "snapshot-content-later",
-        "snapshot_taking",
-        "        chunks = _cut(replica.machine.snapshot(), "
-        "self._host.options.snapshot_chunk_bytes)\n",
-        "        later = (each for _ in (0,) for each in replica.machine.snapshot())\n"
-        "        chunks = _cut(later, self._host.options.snapshot_chunk_bytes)\n",
-    ),
-    (
-        "snapshot-with-newest-members",
-        "snapshot_taking",
-        "            if known.issuperset(members):\n",
-        "            if True:\n",
-    ),
-    (
-        "snapshot-of-old-members",
-        "snapshot_taking",
-        "        term, state = raft.log.term(index), raft.configuration.conf_state()\n",
-        "        term, state = raft.log.term(index), self.available.conf_state if self.available "
-        "else raft.configuration.conf_state()\n",
-    ),
-    (
-        "snapshot-of-newest-term",
-        "snapshot_taking",
-        "        term, state = raft.log.term(index), raft.configuration.conf_state()\n",
-        "        term, state = raft.term, raft.configuration.conf_state()\n",
-    ),
-    (
-        "snapshot-cut-loses-a-piece",
-        "snapshot_taking",
-        "            for at in range(0, len(chunk), size):\n",
-        "            for at in range(0, len(chunk) - 1, size + (len(chunk) > 4 * size)):\n",
-    ),
-    (
-        "chunks-in-any-order",
-        "snapshot_receiving",
-        "        if frame.number != receiving.expected:\n",
-        "        if frame.number < receiving.expected:\n",
-    ),
-    (
-        "chunks-of-any-snapshot",
-        "snapshot_receiving",
-        "        if (frame.index, frame.term) != (snapshot.index, snapshot.term):\n"
-        "            return\n"
-        "        if frame.number",
-        "        if frame.number",
-    ),
-    (
-        "received-snapshot-is-not-committed",
-        "snapshot_receiving",
-        "            receiving.writer.commit()\n"
-        "            reader",
-        "            receiving.writer._store.files.rename(receiving.writer._path + '.tmp', "
-        "receiving.writer._path)\n"
-        "            reader",
-    ),
-    (
-        "sending-is-never-given-up",
-        "group_snapshots",
-        "        if self.sending.busy:\n",
-        "        if False:\n",
-    ),
-    (
-        "sending-failed-is-not-told",
-        "snapshot_sending",
-        "        self._stop_sending(sending.node)\n"
-        "        self._report(sending.node, failed=True)\n",
-        "        self._stop_sending(sending.node)\n",
-    ),
-    (
-        "restore-record-is-not-written",
-        "group_start",
-        "    if snapshot.index > last:\n",
-        "    if False:\n",
-    ),
-    (
-        "restore-record-forgets-term",
-        "group_start",
-        "        term = max(hard_state.term, snapshot.term)\n",
-        "        term = snapshot.term\n",
-    ),
-    (
-        "start-applies-from-the-log",
-        "group_start",
-        "    return Start(ReplicaStorage(log, snapshot.conf_state), snapshot.conf_state, "
-        "snapshot.index, snapshot)\n",
-        "    return Start(ReplicaStorage(log, snapshot.conf_state), snapshot.conf_state, "
-        "log.first_index() - 1, snapshot)\n",
-    ),
-    (
-        "start-with-founders-members",
-        "group_start",
-        "    return Start(ReplicaStorage(log, snapshot.conf_state), snapshot.conf_state, "
-        "snapshot.index, snapshot)\n",
-        "    state = ConfState(snapshot.conf_state.voters[:3])\n"
-        "    return Start(ReplicaStorage(log, state), state, snapshot.index, snapshot)\n",
-    ),
-    (
         "groups-mixed-up",
         "outbound",
         "            self._backs.append(BeatBack(group, message.term, message.context))\n",
@@ -383,5 +268,162 @@ PLANTS: Final = (
         "inbound",
         "            sender = node if message.type in SENT_FOR_OTHERS else message.from_\n",
         "            sender = node if message.type == MSG_TRANSFER_LEADER else message.from_\n",
+    ),
+    (
+        "answers-to-all-under-way",
+        "log_queue",
+        "        self.written += 1\n"
+        "        self._answer(answers)\n",
+        "        self.written += 1\n"
+        "        for each in (answers, *self._under_way):\n"
+        "            self._answer(each)\n",
+    ),
+    (
+        "answers-without-entries-at-once",
+        "log_queue",
+        "                    self._under_way.append(answers)\n",
+        "                    self._under_way.append(answers)\n"
+        "                    self._answer([each for each in answers if not each[1].entries])\n",
+    ),
+    (
+        "answers-with-snapshot-at-once",
+        "log_queue",
+        "                    self._under_way.append(answers)\n",
+        "                    self._under_way.append(answers)\n"
+        "                    self._answer([each for each in answers if each[1].snapshot is not "
+        "None])\n",
+    ),
+    (
+        "answers-to-votes-at-once",
+        "log_queue",
+        "                    self._under_way.append(answers)\n",
+        "                    self._under_way.append(answers)\n"
+        "                    self._answer([each for each in answers if each[1].vote and not "
+        "each[1].entries])\n",
+    ),
+    (
+        "answers-of-the-write-before",
+        "log_queue",
+        "                self._under_way[-1].extend(answers)\n",
+        "                self._under_way[max(-2, -len(self._under_way))].extend(answers)\n",
+    ),
+    (
+        "answers-when-taken",
+        "log_queue",
+        "            if self._under_way:\n",
+        "            if len(self._under_way) > 1:\n",
+    ),
+    (
+        "two-writes-of-a-group-together",
+        "log_queue",
+        "            submission.with_entries.add(replica.number)\n",
+        "",
+    ),
+    (
+        "nothing-to-write-nothing-to-wait-for",
+        "replica",
+        "        self.host.write(self, write, m, must_sync=must_sync)\n",
+        "        if write is None:\n"
+        "            return self.appended(m)\n"
+        "        self.host.write(self, write, m, must_sync=must_sync)\n",
+    ),
+    (
+        "commit-alone-waits-for-nothing",
+        "replica",
+        "        self.host.write(self, write, m, must_sync=must_sync)\n",
+        "        if not must_sync:\n"
+        "            self.appended(m)\n"
+        "        self.host.write(self, write, m, must_sync=must_sync)\n",
+    ),
+    (
+        "term-alone-is-not-written",
+        "replica",
+        "            write = self.host.stores.write(self.number, entries=m.entries, "
+        "hard_state=hard_state, restore=snapshot)\n",
+        "            kept = hard_state if m.entries or m.vote else None\n"
+        "            write = self.host.stores.write(self.number, entries=m.entries, "
+        "hard_state=kept, restore=snapshot)\n",
+    ),
+    (
+        "restore-without-hard-state",
+        "replica",
+        "            write = self.host.stores.write(self.number, entries=m.entries, "
+        "hard_state=hard_state, restore=snapshot)\n",
+        "            kept = hard_state if snapshot is None else None\n"
+        "            write = self.host.stores.write(self.number, entries=m.entries, "
+        "hard_state=kept, restore=snapshot)\n",
+    ),
+    (
+        "entries-without-hard-state",
+        "replica",
+        "            write = self.host.stores.write(self.number, entries=m.entries, "
+        "hard_state=hard_state, restore=snapshot)\n",
+        "            kept = None if m.entries else hard_state\n"
+        "            write = self.host.stores.write(self.number, entries=m.entries, "
+        "hard_state=kept, restore=snapshot)\n",
+    ),
+    (
+        "beat-commits-own-tail",
+        "replica",
+        "NONE, False, 0, beat.context\n"
+        "        )\n"
+        "        self.raw.step(message)\n"
+        "        self.host.mark(self)\n"
+        "        if beat",
+        "NONE, False, 0, beat.context\n"
+        "        )\n"
+        "        self.raw.step(message)\n"
+        "        if beat.commit:\n"
+        "            self.raw.raft.log.commit_to(raft.log.last_index)\n"
+        "        self.host.mark(self)\n"
+        "        if beat",
+    ),
+    (
+        "beat-of-any-term",
+        "replica",
+        "MSG_HEARTBEAT, self.host.node, node, beat.term, 0, 0, (), beat.commit,",
+        "MSG_HEARTBEAT, self.host.node, node, max(beat.term, raft.term), 0, 0, (), beat.commit,",
+    ),
+    (
+        "beat-back-of-any-term",
+        "replica",
+        "MSG_HEARTBEAT_RESP, self.host.node, node, beat.term,",
+        "MSG_HEARTBEAT_RESP, self.host.node, node, max(beat.term, self.raw.raft.term),",
+    ),
+    (
+        "only-the-first-entry-is-looked-at",
+        "applier",
+        "        for entry in entries:\n"
+        "            if not entry.data or entry.type != ENTRY_NORMAL:\n"
+        "                self._apply_mixed",
+        "        for entry in entries[:1]:\n"
+        "            if not entry.data or entry.type != ENTRY_NORMAL:\n"
+        "                self._apply_mixed",
+    ),
+    (
+        "applied-up-to-the-first",
+        "applier",
+        "        self.index = entries[-1].index\n",
+        "        self.index = entries[0].index\n",
+    ),
+    (
+        "read-asked-again-under-the-same-name",
+        "requests",
+        "        self._count += 1\n"
+        "        return self._context()\n",
+        "        self._count += len(self._asked) == 1\n"
+        "        return self._context()\n",
+    ),
+    (
+        "read-answer-of-this-life",
+        "requests",
+        "        if context == self._context() and self._asked:\n",
+        "        if context[:8] == self._boot and self._asked:\n",
+    ),
+    (
+        "replaced-leader-is-not-done",
+        "requests",
+        'the leader was replaced before it answered", outcome="unknown"',
+        'the leader was replaced before it answered"',
     ),
 )

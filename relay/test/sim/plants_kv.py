@@ -154,4 +154,10 @@ PLANTS: Final = (
         "            found = None if pair is None else pair.value\n",
         '            found = b"" if pair is None else pair.value\n',
     ),
+    (
+        "history-goes-on-in-snapshot",
+        "kv.history",
+        "        return self._events[self._first :]\n",
+        "        return self._events[self._first :] if self._first else self._events\n",
+    ),
 )

@@ -165,6 +165,7 @@ class World:
         self._until(self.schedule.now_s + 2.0)
         self.clients.running = False
         self._settle()
+        self._write_everywhere()
         self._judge()
 
     def _until(self, until_s: float) -> None:
@@ -182,6 +183,16 @@ class World:
                 self.invariants.violated(f"liveness: {SETTLE_S:g} s after the last fault {why}")
             self._until(self.schedule.now_s + LOOK_S)
             why = self._unsettled()
+
+    def _write_everywhere(self) -> None:
+        before = self.clients.outcomes["ok"]
+        for number in sorted(self.members):
+            self.schedule.later(0.0, self.nodes[number], self.clients.must_succeed, number)
+        self._until(self.schedule.now_s + LOOK_S)
+        self._settle()
+        missing = before + len(self.members) * len(self.group_numbers) - self.clients.outcomes["ok"]
+        if missing:
+            self.invariants.violated(f"liveness: {missing} writes fail where nothing stands in their way")
 
     def _unsettled(self) -> str:
         if not self.operator.idle:
