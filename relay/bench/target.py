@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
-QUEUE_RATE_LEAST = 20_000.0
+QUEUE_RATE_LEAST: Final = 20_000.0
+"""Messages a second that are put, delivered and acknowledged."""
 
 
 @attrs.frozen

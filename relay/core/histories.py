@@ -145,6 +145,8 @@ class Histories:
         if (
             plan is None or plan.keep is None or plan.rule is not rule
             or message.fields is not None or message.flags & _LOOKED_AT
+            # What a hook or handler got wrong is refused now: later it would be in the way of who reads the history.
+            or type(event.body) is not bytes or not 0 <= event.codec <= 0xFF
         ):  # fmt: skip
             return False
         plan.keep(realm, event, int(self._hub.wall() * 1000), plan.retention)

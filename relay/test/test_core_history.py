@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -115,8 +114,7 @@ class InPassing(SynchronousTestCase):
         for passing in (False, True):
             core = core_of()
             if passing:
-                store = MemoryStore(core.config.store, partial(_now_ms, core), lambda _: b"")
-                core.memory = store.history  # type: ignore[assignment]  # another store than tests have otherwise
+                _takes_events(core)
             member, publisher = core.guest("member"), core.guest("publisher")
             subscribe(core, member, "mem.a")
             for seq in (0, 5):
@@ -139,8 +137,24 @@ class InPassing(SynchronousTestCase):
         self.assertEqual(offsets(seen[0][2]), list(range(1, 17)))
 
 
-def _now_ms(core: Core) -> int:
-    return int(core.hub.wall() * 1000)
+    def test_unwritable(self):
+        """What cannot be written is refused to who publishes it, and nobody meets it in the history."""
+        core = core_of()
+        _takes_events(core)
+        for codec in (kinds.TEXT, 256, -1, kinds.TEXT):
+            message = Message(kinds.PUBLISH, "mem.a", b"body", codec)
+            if codec == kinds.TEXT:
+                core.node.publish("default", message)
+            else:
+                self.assertRaises(errors.BadBody, core.node.publish, "default", message)
+        _, recovered = subscribe(core, core.guest("reader"), "mem.a", last=100)
+        self.assertEqual(offsets(recovered), [1, 2])
+
+
+def _takes_events(core: Core) -> None:
+    """Its histories in memory are those of a real store."""
+    store = MemoryStore(core.config.store, lambda: int(core.hub.wall() * 1000), lambda _: b"e")
+    core.memory = store.history  # type: ignore[assignment]  # another store than tests have otherwise
 
 
 class OnDisk(SynchronousTestCase):
