@@ -3,9 +3,11 @@
     python -m relay.test.garbage --seconds 60 [--seed 1] [--json]
 
 Attackers connect over TCP and WebSocket's port: noise, half logins, wrong length fields, and (most of them) a login
-and then mutated frames in both forms. Beside them some connections say nothing, some send a byte a second, and some
-subscribe to a flood and never read. Two good clients publish and pull all the while: they must lose nothing. The same
-inputs go through the parsers in this process under a coverage tracer, which counts the branches reached.
+and then mutated frames in both forms; others over UDP, KCP and QUIC: a login, then mutated frames and mutated, doubled,
+old and made-up datagrams (``relay.test.garbage_datagrams``). Beside them some connections say nothing, some send a byte
+a second, and some subscribe to a flood and never read. Two good clients publish and pull all the while, and one over
+each transport of datagrams listens: they must lose nothing. The same inputs go through the parsers in this process
+under a coverage tracer, which counts the branches reached.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import random
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any, Final
 
 import coverage
@@ -24,8 +27,10 @@ import coverage
 from relay.client.aio import connect
 from relay.dialects.relay_v1 import BinaryStream, JsonLines
 from relay.errors import RelayError
+from relay.test.garbage_datagrams import attack
 from relay.test.garbage_inputs import binary_units, from_nowhere, hello, http_head, json_units, mutated
 from relay.test.node_process import NodeProcess, report
+from relay.test.transports import Way, client_options, every_transport
 from relay.wire import handshake, kinds
 from relay.wire.filters import unwrap
 from relay.wire.handshake import read
@@ -33,6 +38,8 @@ from relay.wire.names import check_pattern
 from relay.wire.websocket import WebSocketMachine, client_frame
 
 WORKERS: Final = 24
+DATAGRAM_WORKERS: Final = 2
+"""For each transport over datagrams."""
 UNITS_MAX: Final = 40
 SILENT: Final = 500
 DRIPPING: Final = 20
@@ -54,13 +61,15 @@ CONFIG: Final[dict[str, Any]] = {  # Any: a configuration as JSON
 class Garbage:
     """The campaign; ``figures`` after ``run``."""
 
-    def __init__(self, node: NodeProcess, seconds: float, seed: int) -> None:
+    def __init__(self, node: NodeProcess, ways: dict[str, Way], seconds: float, seed: int) -> None:
         self.node = node
+        self.ways = ways
         self.end = time.monotonic() + seconds
         self.rng = random.Random(seed)
         self.tried: Counter[str] = Counter()
         self.samples: list[tuple[str, bytes]] = []
         self.good_sent = self.good_got = self.good_pulls = 0
+        self.got_over: Counter[str] = Counter()
         self.trouble: list[str] = []
         self.slowest_s = 0.0
 
@@ -71,6 +80,7 @@ class Garbage:
             *(self._silent() for _ in range(SILENT)),
             *(self._dripping() for _ in range(DRIPPING)),
             *(self._deaf() for _ in range(DEAF)),
+            *(self._datagrams(way) for way in self.ways.values() if way.datagrams for _ in range(DATAGRAM_WORKERS)),
             self._good(),
         )
 
@@ -112,6 +122,13 @@ class Garbage:
             while await reader.read(65_536):
                 pass
 
+    async def _datagrams(self, way: Way) -> None:
+        """Over a transport of datagrams."""
+        options = client_options(self.node)
+        while time.monotonic() < self.end:
+            with suppress(OSError):
+                await attack(way.url(), options, self.rng, self.tried)
+
     async def _silent(self) -> None:
         """Connects and says nothing: the node closes it."""
         while time.monotonic() < self.end:
@@ -150,9 +167,17 @@ class Garbage:
     # --- the good ones --------------------------------------------------------------------------------------------
 
     async def _good(self) -> None:
-        """A publisher, a subscriber and a provider that must notice nothing of all this."""
-        async with await connect(self.node.tcp, user="good") as one, await connect(self.node.websocket) as two:
+        """A publisher, a subscriber and a provider that must notice nothing of all this; and one of each transport
+        over datagrams beside those who send garbage there."""
+        options = client_options(self.node)
+        async with AsyncExitStack() as stack:
+            one = await stack.enter_async_context(await connect(self.node.tcp, user="good"))
+            two = await stack.enter_async_context(await connect(self.node.websocket))
             await two.subscribe("good", self._heard)
+            for name, way in self.ways.items():
+                if way.datagrams:
+                    three = await stack.enter_async_context(await connect(way.url(), options=options))
+                    await three.subscribe("good", partial(self._heard_over, name))
             await two.register("good.echo", lambda call: call.value)
             while time.monotonic() < self.end:
                 begun = time.monotonic()
@@ -167,6 +192,11 @@ class Garbage:
                 self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
                 await asyncio.sleep(0.02)
             await asyncio.sleep(0.5)
+
+    def _heard_over(self, name: str, event: Any) -> None:  # Any: the SDK's event
+        self.got_over[name] += 1
+        if event.value != self.got_over[name]:
+            self.trouble.append(f"heard {event.value} over {name}, expected {self.got_over[name]}")
 
     def _heard(self, event: Any) -> None:  # Any: the SDK's event
         self.good_got += 1
@@ -220,12 +250,14 @@ def _parse(what: str, unit: bytes, rng: random.Random) -> None:
             unwrap(message.body, message.get(kinds.FILTERS), 100, 65_536)
 
 
-async def campaign(node: NodeProcess, seconds: float, seed: int) -> dict[str, Any]:  # Any: figures for printing
+async def campaign(
+    node: NodeProcess, ways: dict[str, Way], seconds: float, seed: int
+) -> dict[str, Any]:  # Any: figures for printing
     """Run it all; the figures."""
-    warm = Garbage(node, min(5.0, seconds / 4), seed + 1)
+    warm = Garbage(node, ways, min(5.0, seconds / 4), seed + 1)
     await warm.run()
     rss_before = node.rss()
-    garbage = Garbage(node, seconds, seed)
+    garbage = Garbage(node, ways, seconds, seed)
     await garbage.run()
     rss_after = node.rss()
     metrics = node.metrics()
@@ -239,7 +271,8 @@ async def campaign(node: NodeProcess, seconds: float, seed: int) -> dict[str, An
     }  # fmt: skip
     errors = {name.split('"')[1]: int(n) for name, n in metrics.items() if name.startswith("relay_errors_total")}
     unhandled = node.log.count("Traceback") + len(escaped)
-    good = not garbage.trouble and garbage.good_got == garbage.good_sent == garbage.good_pulls
+    got = {garbage.good_got, garbage.good_pulls, *(garbage.got_over[name] for name in ways if ways[name].datagrams)}
+    good = not garbage.trouble and got == {garbage.good_sent}
     return {
         "frames tried": frames,
         "of them after a valid login": f"{mutated} ({mutated / frames:.0%})",
@@ -251,6 +284,7 @@ async def campaign(node: NodeProcess, seconds: float, seed: int) -> dict[str, An
         "unhandled errors": unhandled,
         "escaped from the parsers": escaped,
         "good clients": f"{garbage.good_sent} published, {garbage.good_got} heard, {garbage.good_pulls} pulled",
+        "heard over": dict(garbage.got_over),
         "slowest round of a good client (s)": round(garbage.slowest_s, 3),
         "trouble of good clients": garbage.trouble[:5],
         "rss before, after (MB)": f"{rss_before / 1e6:.1f}, {rss_after / 1e6:.1f}",
@@ -269,9 +303,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     node = NodeProcess(CONFIG)
+    ways = every_transport(node)
     try:
         node.start()
-        figures = asyncio.run(campaign(node, options.seconds, options.seed))
+        figures = asyncio.run(campaign(node, ways, options.seconds, options.seed))
         if not figures["ok"]:
             print(node.log[-4000:], file=sys.stderr)
     finally:

@@ -23,13 +23,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from relay.client.aio import Client, ClientOptions, connect
+from relay.client.aio import Client, connect
 from relay.client.effects import Changed
 from relay.errors import RelayError
 from relay.test.bad_datagrams import BadDatagrams
 from relay.test.bad_network import BadNetwork
 from relay.test.node_process import NodeProcess, report
-from relay.test.transports import KCP, Way, every_transport
+from relay.test.transports import Way, client_options, every_transport
 
 GROUP: Final = 5
 SWALLOW_BYTES_MAX: Final = 200_000
@@ -129,7 +129,9 @@ class Soak:
             await network.stop()
 
     async def _connect(self) -> None:
-        options = ClientOptions(backoff_s_min=0.02, backoff_s_max=0.5, request_timeout_s=60, heartbeat_s=5, kcp=KCP)
+        options = client_options(
+            self.node, backoff_s_min=0.02, backoff_s_max=0.5, request_timeout_s=60, heartbeat_s=5
+        )  # fmt: skip
 
         async def one(member: Member) -> None:
             index = self._way(member)

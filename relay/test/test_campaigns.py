@@ -39,9 +39,14 @@ class Campaigns(SynchronousTestCase):
 
     def test_garbage(self):
         """Broken input costs the one who sent it; the node logs no error and others notice nothing."""
-        with running(GARBAGE_CONFIG) as node:
-            figures = asyncio.run(campaign(node, 3, seed=5))
-            self.assertTrue(figures["ok"], (figures, node.log))
+        node = NodeProcess(GARBAGE_CONFIG)
+        self.addCleanup(node.close)
+        ways = every_transport(node)
+        node.start()
+        figures = asyncio.run(campaign(node, ways, 3, seed=5))
+        self.assertTrue(figures["ok"], (figures, node.log))
+        for name in ("udp", "udp in the secure channel", "kcp", "quic"):
+            self.assertGreater(figures["by way"][f"after login: {name}"], 0, figures)
         self.assertGreater(figures["frames tried"], 1000)
 
 

@@ -6,6 +6,7 @@ secure   a stream in the secure channel
 udp      a frame a datagram
 udps     the same in the secure channel
 kcp      KCP with AES-GCM, profile ``game``
+quic     QUIC with a certificate of the test
 =======  ==============================================
 """
 
@@ -16,12 +17,13 @@ from typing import Any, Final
 
 import attrs
 
-from relay.client.options import KcpSettings
+from relay.client.options import ClientOptions, KcpSettings, TlsFiles
 from relay.client.plan import FIRST_USE
+from relay.test.client_node import make_certificate
 from relay.test.node_process import NodeProcess, free_port
 
 KCP: Final = KcpSettings(key="campaign", profile="game")
-DATAGRAMS: Final = frozenset({"udp", "udps", "kcp"})
+DATAGRAMS: Final = frozenset({"udp", "udps", "kcp", "quic"})
 
 
 @attrs.frozen
@@ -43,6 +45,11 @@ class Way:
         return self.name in DATAGRAMS
 
 
+def client_options(node: NodeProcess, **more: Any) -> ClientOptions:  # Any: of ClientOptions
+    """What clients need for every way to ``node``."""
+    return ClientOptions(kcp=KCP, tls=TlsFiles(ca=str(node.folder / "certificate.pem")), **more)
+
+
 def free_datagram_port() -> int:
     """A loopback port for UDP that nobody has now."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -52,7 +59,9 @@ def free_datagram_port() -> int:
 
 def every_transport(node: NodeProcess, **limits: Any) -> dict[str, Way]:  # Any: keys of the section ``kcp``
     """Add the listeners to ``node``, which has not started; the ways to it by name."""
-    secure, udp, udps, kcp = free_port(), free_datagram_port(), free_datagram_port(), free_datagram_port()
+    secure = free_port()
+    udp, udps, kcp, quic = (free_datagram_port() for _ in range(4))
+    certificate, key = make_certificate(str(node.folder))
     node.config["listeners"] += [
         {"name": "secure", "address": f"tcp:{secure}:interface=127.0.0.1", "protocols": ["relay"], "secure": {}},
         {"name": "udp", "address": f"udp:127.0.0.1:{udp}", "transport": "udp"},
@@ -61,10 +70,15 @@ def every_transport(node: NodeProcess, **limits: Any) -> dict[str, Way]:  # Any:
             "name": "kcp", "address": f"udp:127.0.0.1:{kcp}", "transport": "kcp",
             "kcp": {"key": KCP.key, "profile": KCP.profile, **limits},
         },
+        {
+            "name": "quic", "address": f"udp:127.0.0.1:{quic}", "transport": "quic",
+            "tls": {"certificate": certificate, "key": key},
+        },
     ]  # fmt: skip
     ways = (
         Way("tcp", node.stream, "tcp://127.0.0.1:{}"), Way("ws", node.web, "ws://127.0.0.1:{}/ws"),
         Way("secure", secure, f"tcp://127.0.0.1:{{}}?key={FIRST_USE}"), Way("udp", udp, "udp://127.0.0.1:{}", 1000),
         Way("udps", udps, f"udp://127.0.0.1:{{}}?key={FIRST_USE}", 1000), Way("kcp", kcp, "kcp://127.0.0.1:{}"),
+        Way("quic", quic, "quic://127.0.0.1:{}"),
     )  # fmt: skip
     return {way.name: way for way in ways}
