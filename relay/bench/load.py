@@ -23,6 +23,8 @@ from relay.errors import RelayError
 CHECKOUT: Final = Path(relay.__file__).parent.parent
 SOURCE: Final = CHECKOUT / "bench" / "load"
 BINARY: Final = CHECKOUT / "bench" / ".build" / "load"
+COMPILED: Final = frozenset({"tcp", "unix", "ws"})
+"""Transports of the compiled generator; the others are those of the one in Python."""
 BUSY: Final = 0.9
 """A generator that used this part of its time or more was the limit, not the server."""
 
@@ -122,6 +124,11 @@ def _python() -> list[str]:
     return [sys.executable, "-m", "relay.bench.python_load"]
 
 
+def compiled_for(address: str) -> bool:
+    """Whether the compiled generator speaks the transport of ``address``."""
+    return address.partition("://")[0] in COMPILED and "?" not in address
+
+
 def run(
     load: Load, pid: int | None = None, progress: Callable[[float, float], None] | None = None,
     marked: Callable[[str], None] | None = None,
@@ -145,7 +152,8 @@ def run_all(
     ``pid``: the server's process, or those of all its nodes, whose times and memory are added.
     """
     pids = [pid] if isinstance(pid, int) else list(pid or ())
-    command = _python() if any(each.workload in PYTHON_ONLY for each in loads) else generator()[0]
+    ours = any(each.workload in PYTHON_ONLY or not compiled_for(each.address) for each in loads)
+    command = _python() if ours else generator()[0]
     mine = cores()[1]
     started = [
         subprocess.Popen(

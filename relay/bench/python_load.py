@@ -1,7 +1,8 @@
 """The load generator for machines without Go: the same arguments and lines of JSON as ``bench/load``, relay only.
 
-It speaks the binary form over TCP and Unix sockets, on uvloop where that is there, and is slower than the node that it
-drives in most workloads: its result says so by ``cpu_s``.
+It speaks the binary form over TCP and Unix sockets, and by the client library (``sdk_load``) over all other transports,
+on uvloop where that is there, and is slower than the node that it drives in most workloads: its result says so by
+``cpu_s``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from relay.bench.sdk_load import SdkLine, is_plain, open_line
 from relay.errors import RelayError
 from relay.wire import kinds
 from relay.wire.binary import BinaryDecoder, encode_stream
@@ -37,7 +39,7 @@ def bucket_ns(ns: int) -> int:
 
 
 class Client(asyncio.Protocol):
-    """One connection. ``on_message`` gets what the node sends after the welcome."""
+    """One connection. ``on_message`` gets what the node sends after the welcome. ``line``: by the client library."""
 
     def __init__(self, run: Run, hello: dict[str, str]) -> None:
         self._run = run
@@ -45,27 +47,45 @@ class Client(asyncio.Protocol):
         self._decoder = BinaryDecoder(1 << 24)
         self._waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.transport: Any = None  # Any: uvloop's or asyncio's
+        self.line: SdkLine | None = None
         self.on_message: Callable[[Message], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello."""
         self.transport = transport
+        self.transport.write(kinds.PREFACE)
+        self.begin()
+
+    def begin(self, line: SdkLine | None = None) -> None:
+        """The way is open: say hello."""
+        self.line = line
         hello = Message(kinds.HELLO, body=json.dumps(self._hello).encode(), codec=kinds.JSON)
-        self.transport.write(kinds.PREFACE + encode_stream(hello))
+        self.send(hello)
 
     def data_received(self, data: bytes) -> None:
         """Everything that one read brought."""
         for message in self._decoder.receive(data):
-            if message.kind == kinds.PING:
-                self.send(Message(kinds.PONG, seq=message.seq))
-            elif message.kind in (kinds.GOODBYE, kinds.ERROR):
-                self._run.fail(message.body.decode("utf-8", "replace"))
-                if not self._waiting.done():
-                    self._waiting.set_exception(RelayError(message.body.decode("utf-8", "replace")))
-            elif not self._waiting.done():
-                self._waiting.set_result(message)
-            elif self.on_message is not None:
-                self.on_message(message)
+            self.take(message)
+
+    def take(self, message: Message) -> None:
+        """One frame of the node."""
+        if message.kind == kinds.PING:
+            self.send(Message(kinds.PONG, seq=message.seq))
+        elif message.kind == kinds.PONG:
+            return
+        elif message.kind in (kinds.GOODBYE, kinds.ERROR):
+            self._run.fail(message.body.decode("utf-8", "replace"))
+            if not self._waiting.done():
+                self._waiting.set_exception(RelayError(message.body.decode("utf-8", "replace")))
+        elif not self._waiting.done():
+            self._waiting.set_result(message)
+        elif self.on_message is not None:
+            self.on_message(message)
+
+    def lost(self, reason: str) -> None:
+        """The client library's connection is gone."""
+        self._run.fail(reason)
+        self.connection_lost(ConnectionError(reason))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody waits for ever."""
@@ -74,7 +94,20 @@ class Client(asyncio.Protocol):
 
     def send(self, message: Message) -> None:
         """One frame."""
-        self.transport.write(encode_stream(message))
+        if self.line is None:
+            self.transport.write(encode_stream(message))
+        else:
+            self.line.send(message)
+
+    def abort(self) -> None:
+        """Drop the connection: a stream with a reset."""
+        if self.line is not None:
+            self.line.abort()
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+        self.transport.abort()
 
     async def answer(self) -> Message:
         """The welcome, or the answer to what was asked before the workload began."""
@@ -119,7 +152,10 @@ class Run:
         hello = {"token": self.asked.token} if self.asked.token else {"user": user} if user else {}
         loop = asyncio.get_running_loop()
         scheme, _, rest = self.asked.address.partition("://")
-        if scheme == "unix":
+        if not is_plain(self.asked.address):
+            client = Client(self, hello)
+            open_line(self.asked.address, client.begin, client.take, client.lost)
+        elif scheme == "unix":
             _, client = await loop.create_unix_connection(lambda: Client(self, hello), rest)
         else:
             host, _, port = rest.rpartition(":")
@@ -299,11 +335,7 @@ class Run:
                 client = await self.connect(f"{self.asked.user}{number}")
                 self.count += 1
                 self.histogram[bucket_ns(time.monotonic_ns() - began)] += 1
-                if not self.asked.address.startswith("unix"):
-                    client.transport.get_extra_info("socket").setsockopt(
-                        socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE
-                    )
-                client.transport.abort()
+                client.abort()
 
         loop = asyncio.get_running_loop()
         self._tasks += [loop.create_task(work(number)) for number in range(self.asked.window)]
@@ -360,8 +392,8 @@ async def _main(asked: argparse.Namespace) -> None:
         "idle": run.idle, "queue": run.queue, "store": run.store,
     }  # fmt: skip
     workload = workloads.get(asked.workload)
-    if workload is None or asked.dialect != "relay" or asked.address.startswith("ws"):
-        raise RelayError("the generator in Python knows no such workload, form or transport: install Go")
+    if workload is None or asked.dialect != "relay":
+        raise RelayError("the generator in Python knows no such workload or form: install Go")
     await workload()
     await _measure(run)
 

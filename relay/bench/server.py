@@ -57,8 +57,10 @@ def resident_bytes(pid: int) -> int:
 
 
 def is_open(address: str) -> bool:
-    """Whether somebody accepts connections at ``tcp://``, ``ws://`` or ``unix://``."""
-    scheme, _, rest = address.partition("://")
+    """Whether somebody accepts connections at a URL; of datagrams nobody can tell."""
+    scheme, _, rest = address.partition("?")[0].partition("://")
+    if scheme in ("udp", "kcp", "quic"):
+        return True
     family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET
     host, _, port = rest.partition("/")[0].rpartition(":")
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -164,13 +166,40 @@ def node_config(at: Path, reactor: str, jwt: bool = False) -> tuple[dict[str, An
     return config, urls
 
 
+def add_transport(config: dict[str, Any], urls: dict[str, str], at: Path, name: str) -> None:  # Any: JSON
+    """A listener beside those of ``node_config``: their figures are to stay what they are. Trust is RELAY_CA's."""
+    if name in urls:
+        return
+    port = free_port()
+    tls = {}
+    if name in ("tls", "quic"):
+        from relay.test.client_node import make_certificate
+
+        certificate, key = make_certificate(str(at))
+        os.environ["RELAY_CA"] = certificate
+        tls = {"tls": {"certificate": certificate, "key": key}}
+    stream = {"name": name, "address": f"tcp:{port}:interface=127.0.0.1", "protocols": ["relay"]}
+    datagrams = {"name": name, "address": f"udp:127.0.0.1:{port}"}
+    listener, urls[name] = {
+        "tls": ({**stream, **tls}, f"tls://127.0.0.1:{port}"),
+        "secure": ({**stream, "secure": {}}, f"tcp://127.0.0.1:{port}?key=first-use"),
+        "udp": ({**datagrams, "transport": "udp"}, f"udp://127.0.0.1:{port}"),
+        "udps": ({**datagrams, "transport": "udp", "secure": {}}, f"udp://127.0.0.1:{port}?key=first-use"),
+        "kcp": ({**datagrams, "transport": "kcp", "kcp": {"key": "bench"}}, f"kcp://127.0.0.1:{port}?key=bench"),
+        "quic": ({**datagrams, "transport": "quic", **tls}, f"quic://127.0.0.1:{port}"),
+    }[name]
+    config["listeners"].append(listener)
+
+
 @contextlib.contextmanager
 def node(
-    reactor: str = "auto", jwt: bool = False, prepare: Callable[[Path], None] | None = None
+    reactor: str = "auto", jwt: bool = False, prepare: Callable[[Path], None] | None = None, transport: str = "tcp"
 ) -> Iterator[Server]:  # fmt: skip
-    """A relay node of this installation. ``prepare(data)`` is called before, with its data directory's name."""
+    """A relay node of this installation. ``prepare(data)`` is called before, with its data directory's name;
+    ``transport``: with a listener for this one, too."""
     with folder() as at:
         config, urls = node_config(at, reactor, jwt)
+        add_transport(config, urls, at, transport)
         if prepare is not None:
             prepare(at / "data")
         (at / "relay.json").write_text(json.dumps(config))

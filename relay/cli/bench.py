@@ -12,14 +12,16 @@ from typing import Any
 
 import click
 
-from relay.bench.load import PARTS, Result, generator, run_all
+from relay.bench.load import PARTS, Result, compiled_for, generator, run_all
 from relay.bench.plot import chart
 from relay.bench.server import Server, node, resident_bytes
 from relay.bench.target import QUEUE_RATE_LEAST, Figure
 from relay.bench.workloads import NAMES, loads
+from relay.client.plan import parse
 from relay.errors import ConfigError
 
-TRANSPORTS = ("tcp", "unix", "ws")
+TRANSPORTS = ("tcp", "unix", "ws", "tls", "secure", "udp", "udps", "kcp", "quic")
+SCHEMES = ("tcp", "unix", "ws", "wss", "tls", "udp", "kcp", "quic")
 DIALECTS = {"binary": "relay", "json": "relay-json"}
 RAFT = "raft"
 FIGURES = ("history", "recovery", "queues")
@@ -28,7 +30,7 @@ FIGURES = ("history", "recovery", "queues")
 
 @click.command()
 @click.argument("workload", type=click.Choice((*NAMES, *FIGURES, RAFT)))
-@click.option("--url", help="A node that runs already: tcp://, unix:// or ws://. Without: one is started.")
+@click.option("--url", help="A node that runs already, as clients name it. Without: one is started.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), default="tcp", show_default=True)
 @click.option("--form", type=click.Choice(list(DIALECTS)), default="binary", show_default=True)
 @click.option("--reactor", default="auto", show_default=True, help="Of the node that is started.")
@@ -67,7 +69,9 @@ def bench(
     raft             writes to a cluster of three, 1, 100 and 1000 (or --window)
                      outstanding, with fsync, beside etcd's
 
-    Without --url a node is started, on a core of its own where there are two.
+    Without --url a node is started, on a core of its own where there are two. Transports: secure is a stream in the
+    secure channel, udps UDP in it; for tls and quic at a --url RELAY_CA names the PEM file of the authority. The key of
+    kcp:// may stand in RELAY_KCP_KEY.
     history, recovery and queues take none of the options but --reactor, --seconds and --json.
     """
     if workload == RAFT:
@@ -87,10 +91,10 @@ def _bench(
 ) -> None:  # fmt: skip
     """What the command does; a node that was started ends with it."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(node(reactor)) if url is None else None
+        server = stack.enter_context(node(reactor, transport=transport)) if url is None else None
         address = server.addresses[transport] if server is not None else _checked(url or "")
         asked = loads(workload, address, processes, dialect=dialect, **given)
-        why = generator()[1]
+        why = generator()[1] if compiled_for(address) else "the compiled one does not speak this transport"
         if why:
             click.echo(f"relay: the load comes from Python and may be the limit: {why}", err=True)
         before = resident_bytes(server.pid) if server is not None else 0
@@ -173,8 +177,10 @@ def _reached(workload: str, result: Result) -> list[Figure]:
 
 def _checked(url: str) -> str:
     """The address of a node that runs already. Raises ``ConfigError``."""
-    if url.partition("://")[0] not in TRANSPORTS:
-        raise ConfigError(f"--url: one of {', '.join(each + '://' for each in TRANSPORTS)} is expected")
+    if url.partition("://")[0] not in SCHEMES:
+        raise ConfigError(f"--url: one of {', '.join(each + '://' for each in SCHEMES)} is expected")
+    if not compiled_for(url):
+        parse(url)
     return url
 
 
