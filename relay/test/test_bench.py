@@ -31,6 +31,7 @@ from relay.bench.server import Server, bare_echo, cores, node
 from relay.bench.target import Figure
 from relay.bench.workloads import NAMES, loads
 from relay.cli.bench import bench
+from relay.errors import ConfigError
 
 EPOLL_RATIO = 1.3
 BARE_RATIO = 0.35
@@ -118,6 +119,18 @@ class Generators(SynchronousTestCase):
         self.assertGreater(found["count"], 0)
         self.assertEqual((found["errors"], found["load"]["connections"]), (0, 4))
         ElementTree.fromstring(Path(plot).read_text("utf-8"))
+
+    def test_transports(self):
+        """Over a transport that the compiled generator does not speak the one in Python uses the client library."""
+        for transport in ("secure", "udps"):
+            options = ["--seconds", "0.2", "--warmup", "0.05", "--connections", "3", "--json"]
+            result = CliRunner().invoke(bench, ["echo", "--transport", transport, *options])
+            self.assertIsNone(result.exception, result.output)
+            found = json.loads(result.stdout.splitlines()[-1])
+            self.assertGreater(found["count"], 0)
+            self.assertEqual((found["errors"], found["generator"]), (0, "python"))
+        refused = CliRunner().invoke(bench, ["echo", "--url", "gopher://127.0.0.1:1"])
+        self.assertIsInstance(refused.exception, ConfigError)
 
     def test_divided(self):
         """Several processes share the connections and the rate, and have names of their own."""
