@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from relay.test import quic_fixture, quic_spoofed
 from relay.test.test_kcp_port import KEY, World
 from relay.test.test_udp import Post
 from relay.wire import udp_packets as packets
@@ -122,12 +123,39 @@ class UdpTarget:
         return len(self.post.port.connections) + len(self.post.port._openings)
 
 
+class QuicTarget:
+    """QUIC; connections in the middle of their handshake are counted by ``relay.test.quic_spoofed``."""
+
+    allowed = 0
+
+    def __init__(self) -> None:
+        self.world = quic_fixture.World(retry="load")
+
+    def datagrams(self, rng: random.Random) -> Iterator[bytes]:
+        """Noise, first datagrams of real clients, the same damaged, and other versions."""
+        return quic_spoofed.datagrams(rng, quic_spoofed.initials(self.world))
+
+    def give(self, batch: list[tuple[bytes, Place]]) -> dict[Place, int]:
+        """See ``Target``."""
+        self.world.port.receive(batch)
+        self.world.clock.advance(0.001)
+        sent: dict[Place, int] = {}
+        for datagram, place in self.world.wire.take():
+            sent[place] = sent.get(place, 0) + len(datagram)
+        return sent
+
+    def sessions(self) -> int:
+        """See ``Target``."""
+        return len(self.world.gate.connections)
+
+
 TARGETS: Final[dict[str, Callable[[], Target]]] = {
     "udp": lambda: UdpTarget(False),
     "udp-secure": lambda: UdpTarget(True),
     "kcp": lambda: KcpTarget("aes-256-gcm"),
     "kcp-aes": lambda: KcpTarget("aes"),
     "kcp-null": lambda: KcpTarget("null"),
+    "quic": QuicTarget,
 }
 """By name; a transport over datagrams that is new belongs here."""
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
 import sys
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -92,6 +94,26 @@ class NodeTests(SynchronousTestCase):
             asyncio.run(publish("other", connect_timeout_s=1.0))
         self.assertEqual(self.twisted(url), "room.1\n")
         self.assertNotIn("Traceback", node.log)
+
+    def test_command(self):
+        """``relay pub``: the cipher and profile by the URL, the key by the environment; with another key and --prefer
+        the next way is gone."""
+        node, url = self.node()
+        words = ["pub", "room.1", "hi", "--json", "--url", f"{url}?cipher=aes-256-gcm&profile=game"]
+        for key, more in (("secret", []), ("other", ["--url", node.tcp, "--prefer"])):
+            ran = subprocess.run(
+                [sys.executable, "-c", "from relay.cli.main import main; main()", *words, *more],
+                capture_output=True, text=True, check=False, env={**os.environ, "RELAY_KCP_KEY": key},
+            )  # fmt: skip
+            self.assertEqual(ran.returncode, 0, ran.stderr)
+            self.assertEqual(json.loads(ran.stdout)["reached"], 0)
+        wrong = subprocess.run(
+            [sys.executable, "-c", "from relay.cli.main import main; main()", "pub", "c", "x", "--url",
+             f"{url}?key=hidden&sypher=x"], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        self.assertEqual(wrong.returncode, 2)
+        self.assertIn("sypher", wrong.stderr)
+        self.assertNotIn("hidden", wrong.stderr)
 
     def twisted(self, url):
         """What a program prints that does the same with the Twisted shell."""
