@@ -173,7 +173,7 @@ def add_transport(config: dict[str, Any], urls: dict[str, str], at: Path, name: 
     port = free_port()
     tls = {}
     if name in ("tls", "quic"):
-        from relay.test.client_node import make_certificate
+        from relay.bench.certificates import make_certificate  # imports cryptography: only for who needs it
 
         certificate, key = make_certificate(str(at))
         os.environ["RELAY_CA"] = certificate

@@ -89,7 +89,7 @@ def of_row(row: Row, port: int, folder: str, total: int) -> tuple[str, bool]:
 
 def with_node(row: Row, total: int) -> tuple[str, bool]:
     """Against a node with a QUIC listener beside its others."""
-    from relay.test.client_node import make_certificate
+    from relay.bench.certificates import make_certificate
 
     with tempfile.TemporaryDirectory() as folder:
         certificate, key = make_certificate(folder)

@@ -15,6 +15,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import SessionTicket
 from twisted.internet.task import Clock
 
+from relay.bench.certificates import make_certificate
 from relay.config import Limits, Listener, Slow, Timing, Tls
 from relay.config_quic import Quic
 from relay.core.outbox import Flusher
@@ -24,7 +25,6 @@ from relay.protocols.greeting import GreetingFactory
 from relay.protocols.quic import QuicPort
 from relay.protocols.quic_endpoint import certificate_of, server_configuration
 from relay.protocols.tls import TlsContexts
-from relay.test.client_node import make_certificate
 from relay.test.entrance_fixture import echo
 from relay.test.fakes import FakeGate
 from relay.wire import kinds

@@ -26,6 +26,7 @@ import msgspec
 from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import Protocol
 
+from relay.bench.certificates import make_certificate
 from relay.config import Limits, Listener, Slow, Timing, Tls
 from relay.config_quic import Quic
 from relay.core.outbox import Flusher
@@ -36,7 +37,6 @@ from relay.protocols.entrance import Entrance, host_of
 from relay.protocols.greeting import GreetingFactory
 from relay.protocols.quic import QuicPort
 from relay.protocols.quic_endpoint import certificate_of, server_configuration
-from relay.test.client_node import make_certificate
 from relay.test.fakes import FakeGate
 from relay.test.kcp_peer import Counted, Echo
 from relay.wire.binary import encode_stream

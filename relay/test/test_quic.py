@@ -7,9 +7,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relay.bench.certificates import make_certificate
 from relay.config import Limits
 from relay.protocols.deadlines import Deadlines
-from relay.test.client_node import make_certificate
 from relay.test.entrance_fixture import json_lines, publication
 from relay.test.quic_fixture import AWAY, HOME, Client, World
 from relay.wire import kinds

@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relay.bench.certificates import make_certificate
 from relay.client.datagrams import maker
 from relay.client.options import ClientOptions, TlsFiles
 from relay.client.plan import parse
@@ -25,7 +26,6 @@ from relay.config_quic import Quic
 from relay.errors import ConfigError
 from relay.protocols.quic_endpoint import certificate_of, check_package, key_log, server_configuration
 from relay.protocols.tls import TlsContexts
-from relay.test.client_node import make_certificate
 from relay.test.entrance_fixture import publication
 from relay.test.quic_fixture import Client, World
 from relay.test.test_tls import Authority

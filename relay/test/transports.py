@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import attrs
 
+from relay.bench.certificates import make_certificate
 from relay.client.options import ClientOptions, KcpSettings, TlsFiles
 from relay.client.plan import FIRST_USE
-from relay.test.client_node import make_certificate
 from relay.test.node_process import NodeProcess, free_port
 
 KCP: Final = KcpSettings(key="campaign", profile="game")
