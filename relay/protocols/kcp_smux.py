@@ -8,6 +8,7 @@ know no half-open connections.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -156,17 +157,20 @@ class SmuxTransport:
         self._producer: Any = None  # Any: an IPushProducer
         self._reasons: frozenset[str] = frozenset()  # why the producer is paused
         self._paused = False  # our reading
-        self._held: list[bytes] = []
+        self._held: deque[bytes] = deque()
         self._ended = False  # the peer has ended its direction behind what is held
         self._closing = False
 
     # --- the carrier ----------------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
-        """Data of the peer; kept while reading is paused."""
-        if self._paused:
+        """Data of the peer; kept while reading is paused, and behind what is kept still."""
+        if self._paused or self._held:
             self._held.append(data)
-            return
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
         self._carrier.machine.consumed(self._sid, len(data))
         if self.protocol is not None:
             self.protocol.dataReceived(data)
@@ -196,7 +200,7 @@ class SmuxTransport:
             return
         carrier = self._carrier
         carrier.streams.pop(self._sid, None)
-        held, self._held = self._held, []
+        held, self._held = self._held, deque()
         carrier.machine.consumed(self._sid, sum(map(len, held)))
         producer, self._producer = self._producer, None
         try:
@@ -270,9 +274,8 @@ class SmuxTransport:
                 session.soon(self._resume)
 
     def _resume(self) -> None:
-        held, self._held = self._held, []
-        for piece in held:
-            self.received(piece)  # which keeps it again when a piece before has led to a pause
+        while self._held and not self._paused:
+            self._take(self._held.popleft())
         if self._ended and not self._held:
             self.ended()
         self._carrier.held()

@@ -438,6 +438,20 @@ class SmuxTests(SynchronousTestCase):
             self.push(client, machine)
         self.assertEqual((len(world.gate.connections[0].names), len(world.gate.connections[0].ends)), (1001, 1))
 
+    def test_order_after_a_pause(self):
+        """What comes between the end of a pause and the turn in which what was kept is delivered comes behind it."""
+        world = World(on_receive=None)
+        client, machine = self.opened(world, 2)
+        machine.input(client.got)
+        connection = world.gate.connections[0]
+        connection.peer.pause("test")
+        for name in ("kept", "later"):
+            machine.send(3, encode_stream(publication(name)))
+            self.push(client, machine)
+            connection.peer.resume("test")
+        world.clock.advance(0)
+        self.assertEqual(connection.names, ["s3", "kept", "later"])
+
 
 class SettingsTests(SynchronousTestCase):
     """What the configuration makes."""
