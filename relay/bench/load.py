@@ -126,7 +126,8 @@ def _python() -> list[str]:
 
 def compiled_for(address: str) -> bool:
     """Whether the compiled generator speaks the transport of ``address``."""
-    return address.partition("://")[0] in COMPILED and "?" not in address
+    scheme, _, rest = address.partition("://")
+    return scheme in COMPILED and "key=" not in rest.partition("?")[2]
 
 
 def run(

@@ -35,6 +35,7 @@ class _Line:
         self.transport: Any = None  # Any: a connection over datagrams
         self.open = asyncio.get_running_loop().create_future()
         self.over = False
+        self.ready = True
 
     def opened(self, transport: Any, reached: bool = True) -> None:
         """The server has answered, or there is nothing to wait for."""
@@ -47,6 +48,9 @@ class _Line:
 
     def received(self, data: bytes) -> None:
         """Whatever."""
+
+    def apart(self, message: bytes) -> None:
+        """Whatever came on a stream of its own."""
 
     def writable(self, yes: bool) -> None:
         """It is all the same."""

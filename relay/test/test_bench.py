@@ -99,6 +99,13 @@ class Generators(SynchronousTestCase):
                         break
                 self.assertTrue(delivered and not found.errors, (name, transport, dialect, found))
 
+    def test_which(self):
+        """The compiled generator takes what it speaks, also at URLs with a query, and no secure channel."""
+        compiled = ("tcp://h:1", "unix:///s", "ws://h/ws", "ws://h/socket.io/?EIO=4&transport=websocket")
+        python = ("kcp://h:1", "quic://h:1", "tcp://h:1?key=abc", "unix:///s?prefer=1&key=abc")
+        self.assertEqual([generator.compiled_for(each) for each in compiled], [True] * 4)
+        self.assertEqual([generator.compiled_for(each) for each in python], [False] * 4)
+
     def test_python(self):
         """The generator in Python gives results of the same form."""
         self.patch(generator, "generator", lambda: ([sys.executable, "-m", python_load.__name__], "asked for"))
