@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from relay.config import Limits, Listener, Slow, Timing
 from relay.config_kcp import Kcp
@@ -16,7 +16,6 @@ from relay.core.wheel import Wheel
 from relay.errors import ConfigError
 from relay.protocols.datagrams import datagram_address
 from relay.protocols.entrance import Entrance
-from relay.protocols.fine_wheel import FineWheel
 from relay.protocols.greeting import GreetingFactory
 from relay.protocols.kcp import KcpPort
 from relay.protocols.kcp_endpoint import cipher_for, options_of
@@ -479,29 +478,3 @@ class SettingsTests(SynchronousTestCase):
             cipher_for(Kcp())
         self.assertTrue(cipher_for(Kcp(key="secret")).authenticated)
         self.assertEqual(cipher_for(Kcp(cipher="null")).overhead, 0)
-
-
-class WheelTests(TestCase):
-    """Deadlines of many on one timer."""
-
-    def test_deadlines(self):
-        """Each comes in time, the earlier one counts, and there is no timer when nothing is waited for."""
-        clock = Clock()
-
-        class Entry:
-            due = 0
-
-        at: list[tuple[Any, float]] = []
-        wheel: FineWheel[Entry] = FineWheel(
-            clock, lambda: round(clock.seconds() * 1000), lambda entry: at.append((entry, clock.seconds()))
-        )
-        one, two = Entry(), Entry()
-        wheel.add(one, 100, 0)
-        wheel.add(two, 500, 0)
-        wheel.add(one, 50, 0)
-        wheel.add(two, 700, 0)
-        clock.pump([0.001] * 600)
-        self.assertEqual([entry for entry, _ in at], [one, two])
-        for (_, when), due in zip(at, (0.05, 0.5), strict=True):
-            self.assertTrue(due <= when <= due + 0.012, when)
-        self.assertEqual(clock.getDelayedCalls(), [])
