@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -42,7 +43,6 @@ LOAD_S: Final = (0.15, 0.8)
 END_S: Final = 30.0
 DRAIN_S: Final = 60.0
 DISK_BYTES: Final = 48 << 20
-BALLAST_BYTES: Final = 24 << 20
 SYNCS: Final = "fsync,fdatasync,sync_file_range"
 QUEUE: Final = "crash.jobs"
 CONFIG: Final[dict[str, Any]] = {  # Any: a configuration as JSON
@@ -146,8 +146,7 @@ class Campaign:
         if options.how == "power":
             self.library = power_cut.build(self.folder)
         elif options.how == "full":
-            size = f"size={DISK_BYTES}"
-            subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(self.data)], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(self.data)], check=True)
         elif options.how == "sync" and shutil.which("strace") is None:
             raise SystemExit("crash: strace is not installed")
 
@@ -164,6 +163,11 @@ class Campaign:
                 name: value for name, value in power_cut.environment(self.library, self.data, log).items()
                 if name.startswith(("LD_", "RELAY_POWER"))
             }  # fmt: skip
+        if self.options.how == "full":
+            # What earlier rounds stored is kept, and must not be what fills it.
+            disk = os.statvfs(self.data)
+            size = (disk.f_blocks - disk.f_bfree) * disk.f_frsize + DISK_BYTES
+            subprocess.run(["mount", "-o", f"remount,size={size}", str(self.data)], check=True)
         begun = time.monotonic()
         self.node.start()
         self.start_s = max(self.start_s, time.monotonic() - begun)
@@ -216,7 +220,7 @@ class Campaign:
     async def _full(self, sources: list[Source]) -> None:
         """Fill the disk until publications are refused, make room, and see them stored again; the node goes on."""
         ballast = self.data / "ballast"
-        with ballast.open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
             while True:
                 file.write(bytes(1 << 16))
                 file.flush()
