@@ -197,9 +197,6 @@ class DatagramSocket:
         return "udp"
 
 
-
-
-
 def _can(made: socket.socket, option: int, value: int) -> bool:
     try:
         made.setsockopt(socket.IPPROTO_UDP, option, value)

@@ -22,14 +22,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet import error
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, IProtocol
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from relay.config_kcp import Kcp
+from relay.protocols.datagram_port import DatagramPort
 from relay.protocols.datagrams import Address, Batch, DatagramSocket, address_of
 from relay.protocols.entrance import host_of
 from relay.protocols.fine_wheel import FineWheel
@@ -56,8 +54,7 @@ DEAD: Final = Failure(error.ConnectionLost("a segment was sent in vain again and
 REPLACED: Final = Failure(error.ConnectionLost("the peer began anew"))
 
 
-@implementer(IListeningPort)
-class KcpPort:
+class KcpPort(DatagramPort):
     """The sessions of one listener. ``clock`` gives seconds, ``random_bytes(n)`` nonces. Counters: ``undecided``
     datagrams that were nobody's, ``moved`` sessions that changed their address."""
 
@@ -71,7 +68,7 @@ class KcpPort:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        self.factory = factory
+        super().__init__(factory, reactor)
         self.sessions: dict[Address, KcpTransport] = {}
         self.undecided = 0
         self.moved = 0
@@ -82,24 +79,18 @@ class KcpPort:
         self._settings = settings
         self._options = options
         self._cipher = cipher
-        self._reactor = reactor
         self._clock = clock
         self._random_bytes = random_bytes
         self._zero = int.from_bytes(random_bytes(4), "little")
-        self._socket: DatagramSocket | None = None
         self._convs: dict[int, KcpTransport] = {}
         self._unproven = 0
         self._marked: list[KcpTransport] = []
-        self._at_turn_end: Callable[[Callable[[], None]], object] = getattr(
-            reactor, "callAtTurnEnd", None
-        ) or (lambda function: reactor.callLater(0, function))
         self._wheel = FineWheel(reactor, self.now, self._expired)
         self._sweeper: IDelayedCall | None = None
-        self._closing = False
 
     def open(self, opened: DatagramSocket) -> None:
-        """Send by this socket from now on."""
-        self._socket = opened
+        """As ``DatagramPort``."""
+        super().open(opened)
         self._sweeper = self._reactor.callLater(SWEEP_S, self._sweep)
 
     def now(self) -> int:
@@ -187,7 +178,7 @@ class KcpPort:
         return mover
 
     def _begin(self, conv: int, first: int, place: Address, now: int) -> KcpTransport | None:
-        if self._closing or self._unproven >= self._settings.unproven_max or conv in self._convs:
+        if self.closing or self._unproven >= self._settings.unproven_max or conv in self._convs:
             return None
         address = address_of(place)
         carried = first if self._settings.smux and first in SMUX_VERSIONS else 0
@@ -289,35 +280,18 @@ class KcpPort:
         self.full.discard(transport)
         if transport.unproven:
             self._prove(transport)
-        if self._closing and not self.sessions:
+        if self.closing and not self.sessions:
             self._close()
 
-    # --- IListeningPort -------------------------------------------------------------------------------------------
+    # --- DatagramPort -------------------------------------------------------------------------------------------------
 
-    def startListening(self) -> None:
-        """Read."""
-        assert self._socket is not None
-        self._socket.start()
-        self.factory.doStart()
+    def _busy(self) -> bool:
+        """As ``DatagramPort``."""
+        return bool(self.sessions)
 
-    def stopListening(self) -> Deferred[None]:
-        """Take no new sessions; those that are there go on, and the socket closes after the last of them."""
-        self._closing = True
-        if not self.sessions:
-            self._close()
-        return succeed(None)
-
-    def getHost(self) -> IPv4Address | IPv6Address:
-        """The address that is listened on."""
-        assert self._socket is not None
-        return address_of(self._socket.place)
-
-    def _close(self) -> None:
+    def _stop_timers(self) -> None:
+        """As ``DatagramPort``."""
         self._wheel.stop()
         if self._sweeper is not None and self._sweeper.active():
             self._sweeper.cancel()
         self._sweeper = None
-        opened, self._socket = self._socket, None
-        if opened is not None:
-            opened.close()
-            self.factory.doStop()

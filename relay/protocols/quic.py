@@ -16,14 +16,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aioquic.quic.configuration import QuicConfiguration
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from zope.interface import implementer
 
 from relay.config_quic import Quic
-from relay.protocols.datagrams import Address, Batch, DatagramSocket, address_of
+from relay.protocols.datagram_port import DatagramPort
+from relay.protocols.datagrams import Address, Batch, DatagramSocket
 from relay.protocols.deadlines import Deadlines
 from relay.protocols.greeting import GreetingFactory
 from relay.protocols.quic_opening import LONG_HEADER, Openings
@@ -38,8 +36,7 @@ SWEEP_S: Final = 5.0
 """Deadlines that are further away (an idle connection has no other) are looked at so often."""
 
 
-@implementer(IListeningPort)
-class QuicPort:
+class QuicPort(DatagramPort):
     """The connections of one listener. ``configuration()`` gives aioquic's for a new one; ``clock`` gives seconds.
 
     Counters: ``ignored`` datagrams that were nobody's, ``retries`` sent, ``resumed`` connections and those of them with
@@ -55,7 +52,7 @@ class QuicPort:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        self.factory = factory
+        super().__init__(factory, reactor)
         self.connections: dict[bytes, QuicTransport] = {}
         """By each of their connection ids."""
         self.transports: set[QuicTransport] = set()
@@ -65,22 +62,14 @@ class QuicPort:
         self.nodelay = factory.entrance.listener.nodelay
         self.tickets = Tickets(settings.tickets_max)
         self.now_s = clock
-        self._reactor = reactor
         self._openings = Openings(self, settings, configuration, random_bytes)
-        self._socket: DatagramSocket | None = None
         self._marked: list[QuicTransport] = []
-        at_turn_end = getattr(reactor, "callAtTurnEnd", None)
-        self._at_turn_end: Callable[[Callable[[], None]], object] = at_turn_end or (
-            lambda function: reactor.callLater(0, function)
-        )
         self._deadlines: Deadlines[QuicTransport] = Deadlines(reactor, clock, self._expired)
         self._sweeper: IDelayedCall | None = None
-        self.closing = False
-        """No new connections are taken."""
 
     def open(self, opened: DatagramSocket) -> None:
-        """Send by this socket from now on."""
-        self._socket = opened
+        """As ``DatagramPort``."""
+        super().open(opened)
         self._sweeper = self._reactor.callLater(SWEEP_S, self._sweep)
 
     # --- in ---------------------------------------------------------------------------------------------------------
@@ -241,35 +230,18 @@ class QuicPort:
             if timer is not None and timer - now < SWEEP_S:
                 self._deadlines.add(transport, max(timer, now))
 
-    # --- IListeningPort ---------------------------------------------------------------------------------------------
+    # --- DatagramPort -------------------------------------------------------------------------------------------------
 
-    def startListening(self) -> None:
-        """Read."""
-        assert self._socket is not None
-        self._socket.start()
-        self.factory.doStart()
+    def _busy(self) -> bool:
+        """As ``DatagramPort``."""
+        return bool(self.transports)
 
-    def stopListening(self) -> Deferred[None]:
-        """Take no new connections; those that are there go on, and the socket closes after the last of them."""
-        self.closing = True
-        if not self.transports:
-            self._close()
-        return succeed(None)
-
-    def getHost(self) -> IPv4Address | IPv6Address:
-        """The address that is listened on."""
-        assert self._socket is not None
-        return address_of(self._socket.place)
-
-    def _close(self) -> None:
+    def _stop_timers(self) -> None:
+        """As ``DatagramPort``."""
         self._deadlines.stop()
         if self._sweeper is not None and self._sweeper.active():
             self._sweeper.cancel()
         self._sweeper = None
-        opened, self._socket = self._socket, None
-        if opened is not None:
-            opened.close()
-            self.factory.doStop()
 
 
 def within_budget(transport: QuicTransport, datagrams: list[bytes]) -> list[bytes]:

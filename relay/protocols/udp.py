@@ -16,15 +16,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet import error
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IListeningPort
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from relay.config_udp import Udp
 from relay.errors import RemoteProtocolError
-from relay.protocols.datagrams import Address, Batch, DatagramSocket, address_of
+from relay.protocols.datagram_port import DatagramPort
+from relay.protocols.datagrams import Address, Batch
 from relay.protocols.fine_wheel import FineWheel
 from relay.protocols.greeting import GreetingFactory
 from relay.protocols.udp_opening import Openings
@@ -37,8 +34,7 @@ GIVEN_UP: Final = Failure(error.ConnectionLost("frames were not acknowledged"))
 ENDED: Final = Failure(error.ConnectionDone())
 
 
-@implementer(IListeningPort)
-class UdpPort:
+class UdpPort(DatagramPort):
     """The connections of one listener. ``clock`` gives seconds. Counters: ``ignored`` datagrams that were nobody's,
     ``dropped`` frames that did not fit or did not matter enough, ``moved`` clients that changed their address."""
 
@@ -50,7 +46,7 @@ class UdpPort:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        self.factory = factory
+        super().__init__(factory, reactor)
         self.connections: dict[bytes, UdpTransport] = {}
         self.ignored = 0
         self.dropped = 0
@@ -58,23 +54,11 @@ class UdpPort:
         self.queue_bytes_max = settings.queue_bytes_max
         self.nodelay = factory.entrance.listener.nodelay
         self._settings = settings
-        self._reactor = reactor
         self.now_s = clock
         self._random_bytes = random_bytes
         self._openings = Openings(self, settings, random_bytes)
-        self._socket: DatagramSocket | None = None
         self._marked: list[UdpTransport] = []
-        at_turn_end = getattr(reactor, "callAtTurnEnd", None)
-        self._at_turn_end: Callable[[Callable[[], None]], object] = at_turn_end or (
-            lambda function: reactor.callLater(0, function)
-        )
         self._wheel: FineWheel[UdpTransport] = FineWheel(reactor, self._now_ms, self._expired)
-        self.closing = False
-        """No new connections are taken."""
-
-    def open(self, opened: DatagramSocket) -> None:
-        """Send by this socket from now on."""
-        self._socket = opened
 
     def _now_ms(self) -> int:
         return int(self.now_s() * 1000)
@@ -209,29 +193,12 @@ class UdpPort:
             self._close()
         return True
 
-    # --- IListeningPort -----------------------------------------------------------------------------------------------
+    # --- DatagramPort -------------------------------------------------------------------------------------------------
 
-    def startListening(self) -> None:
-        """Read."""
-        assert self._socket is not None
-        self._socket.start()
-        self.factory.doStart()
+    def _busy(self) -> bool:
+        """As ``DatagramPort``."""
+        return bool(self.connections)
 
-    def stopListening(self) -> Deferred[None]:
-        """Take no new connections; those that are there go on, and the socket closes after the last of them."""
-        self.closing = True
-        if not self.connections:
-            self._close()
-        return succeed(None)
-
-    def getHost(self) -> IPv4Address | IPv6Address:
-        """The address that is listened on."""
-        assert self._socket is not None
-        return address_of(self._socket.place)
-
-    def _close(self) -> None:
+    def _stop_timers(self) -> None:
+        """As ``DatagramPort``."""
         self._wheel.stop()
-        opened, self._socket = self._socket, None
-        if opened is not None:
-            opened.close()
-            self.factory.doStop()

@@ -19,7 +19,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +27,14 @@ import msgspec
 from twisted.internet.stdio import StandardIO
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols.basic import LineReceiver
-from zope.interface import implementer
 
+from relay.bench.raft_node import Counter
 from relay.cluster.groups import Groups
-from relay.cluster.raft.types import Entry
 from relay.cluster_parts import make_cluster
 from relay.config_cluster import Cluster
 from relay.errors import ConfigError
 from relay.interfaces import IStateMachine
 from relay.tap import GC_THRESHOLDS, choose_reactor
-
-
-@implementer(IStateMachine)
-class CountMachine:
-    """Counts its commands."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def apply(self, entries: Sequence[Entry]) -> Sequence[object]:
-        first = self.count + 1
-        self.count += len(entries)
-        return range(first, self.count + 1)
-
-    def snapshot(self) -> Iterator[bytes]:
-        return iter([self.count.to_bytes(8, "big")])
-
-    def restore(self, chunks: Iterable[bytes]) -> None:
-        self.count = int.from_bytes(b"".join(chunks), "big")
-
-    def leader_changed(self, leader: int, term: int, leading: bool) -> None:
-        pass
 
 
 class Load:
@@ -162,7 +138,7 @@ def main(path: str) -> int:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     commands = Commands()
     StandardIO(commands)
-    machines: dict[int, IStateMachine] = {number: CountMachine() for number in range(1, config.get("groups", 1) + 1)}
+    machines: dict[int, IStateMachine] = {number: Counter() for number in range(1, config.get("groups", 1) + 1)}
     try:
         service = make_cluster(
             msgspec.convert(config["cluster"], Cluster), Path(config["data"]), reactor, machines, commands.started
