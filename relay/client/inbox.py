@@ -7,13 +7,13 @@ All of them are objects that the core hands back in its effects; the driver call
 from __future__ import annotations
 
 import inspect
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Self
 
 from relay.client.calls import Route
 from relay.client.events import Event, Pull
-from relay.client.runtime import Moment, Waiter
+from relay.client.runtime import Moment
+from relay.client.taking import Taking
 from relay.errors import BadBody, Full, RelayError
 from relay.wire import handshake, kinds
 from relay.wire.message import Message
@@ -25,16 +25,12 @@ Callback = Callable[[Event], Any]  # Any: nothing, or an awaitable
 Handler = Callable[[Pull], Any]  # Any: a value, an Answer, an awaitable of them, or an async iterator of them
 
 
-class Inbox:
+class Inbox(Taking[Event]):
     """Messages for one consumer: ``async for``, or a callback. Ends by :meth:`end`, or with ``Full`` when it holds
     more than ``events_max``."""
 
     def __init__(self, driver: Driver, callback: Callback | None) -> None:
-        self._driver = driver
-        self._items: deque[Event] = deque()
-        self._waiting: Waiter | None = None
-        self._ended = False
-        self._error: RelayError | None = None
+        Taking.__init__(self, driver)
         self._callback = callback
         if callback is not None and inspect.iscoroutinefunction(callback):
             # One after the other, as the messages came; a plain function is called at once.
@@ -65,28 +61,6 @@ class Inbox:
 
     def cancel(self) -> None:
         """Stop the messages at their source."""
-
-    def _wake(self) -> None:
-        if self._waiting is not None:
-            self._waiting.succeed(None)
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._items:
-            if self._ended:
-                if self._error is not None:
-                    raise self._error
-                raise StopAsyncIteration
-            if self._waiting is not None:
-                raise RuntimeError(f"{self!r} has another consumer")
-            self._waiting = self._driver.runtime.waiter()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
-        return self._items.popleft()
 
     async def _consume(self, callback: Callback) -> None:
         async for event in self:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from relay.client.consumers import Entry
 from relay.client.events import Event, Extras, compose
 from relay.client.inbox import Confirmed
-from relay.client.runtime import Waiter
+from relay.client.taking import Taking
 from relay.errors import BadBody, ConfigError, RelayError
 from relay.wire import handshake, kinds
 from relay.wire.message import Fields, Message
@@ -113,7 +113,7 @@ class Delivery(Event):
             await self.nack(reason=f"{type(error).__name__}: {error}", wait=False)
 
 
-class Consumption(Confirmed):
+class Consumption(Taking[Delivery], Confirmed):
     """One queue that messages are taken from: await it for the server's confirmation; iterate over it when there is
     no handler. At most ``credits`` messages are unsettled, so a consumer that is slow is given no more."""
 
@@ -121,16 +121,13 @@ class Consumption(Confirmed):
         self, driver: Driver, queue: str, handler: Worker | None, explicit: bool,
         on_end: Callable[[RelayError | None], Any] | None,
     ) -> None:  # fmt: skip
-        super().__init__(driver)
+        Taking.__init__(self, driver)
+        Confirmed.__init__(self, driver)
         self.queue = queue
         self.entry: Entry = Entry(queue, self, {})
         self._handler = handler
         self._explicit = explicit
         self._on_end = on_end
-        self._items: deque[Delivery] = deque()
-        self._waiting: Waiter | None = None
-        self._ended = False
-        self._error: RelayError | None = None
 
     # --- what the driver calls ------------------------------------------------------------------------------------
 
@@ -237,28 +234,6 @@ class Consumption(Confirmed):
         await self._driver.wait(lambda waiter, now: self._driver.core.consumers.leave(self.entry, waiter, now))
         for delivery in items:
             self._release(delivery)
-
-    def __aiter__(self) -> AsyncIterator[Delivery]:
-        return self
-
-    async def __anext__(self) -> Delivery:
-        while not self._items:
-            if self._ended:
-                if self._error is not None:
-                    raise self._error
-                raise StopAsyncIteration
-            if self._waiting is not None:
-                raise RuntimeError(f"{self!r} has another iterator")
-            self._waiting = self._driver.runtime.waiter()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
-        return self._items.popleft()
-
-    def _wake(self) -> None:
-        if self._waiting is not None:
-            self._waiting.succeed(None)
 
     async def __aenter__(self) -> Self:
         return await self.confirmed()
