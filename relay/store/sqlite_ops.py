@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from relay.errors import RelayError
 from relay.records import Append, Put, Settle
@@ -18,6 +18,8 @@ from relay.store.budget import OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     from relay.store.sqlite_writer import SqliteWriter
+
+Stored = TypeVar("Stored", bound=Append | Put)
 
 
 class Op:
@@ -49,12 +51,12 @@ class Op:
         """Tell whoever submitted it."""
 
 
-class AppendOp(Op):
-    """``IHistory.append``."""
+class _StoreOp(Op, Generic[Stored]):
+    """New messages, of which each gets its number or an error."""
 
     __slots__ = ("batch", "done")
 
-    def __init__(self, batch: Sequence[Append], done: Callable[[Sequence[Append]], None]) -> None:
+    def __init__(self, batch: Sequence[Stored], done: Callable[[Sequence[Stored]], None]) -> None:
         size = OVERHEAD_BYTES * len(batch)
         keyed = False
         for each in batch:
@@ -64,6 +66,16 @@ class AppendOp(Op):
         super().__init__(size, len(batch), keyed=keyed)
         self.batch = batch
         self.done = done
+
+    def complete(self) -> None:
+        """As ``Op``."""
+        self.done(self.batch)
+
+
+class AppendOp(_StoreOp[Append]):
+    """``IHistory.append``."""
+
+    __slots__ = ()
 
     def keys(self, writer: SqliteWriter) -> list[tuple[int, int, str]]:
         """As ``Op``."""
@@ -83,26 +95,11 @@ class AppendOp(Op):
         for each in self.batch:
             each.offset, each.epoch, each.repeated, each.error = 0, "", False, error
 
-    def complete(self) -> None:
-        """As ``Op``."""
-        self.done(self.batch)
 
-
-class PutOp(Op):
+class PutOp(_StoreOp[Put]):
     """``IQueueStore.put``."""
 
-    __slots__ = ("batch", "done")
-
-    def __init__(self, batch: Sequence[Put], done: Callable[[Sequence[Put]], None]) -> None:
-        size = OVERHEAD_BYTES * len(batch)
-        keyed = False
-        for each in batch:
-            size += len(each.frame)
-            if each.key:
-                keyed = True
-        super().__init__(size, len(batch), keyed=keyed)
-        self.batch = batch
-        self.done = done
+    __slots__ = ()
 
     def keys(self, writer: SqliteWriter) -> list[tuple[int, int, str]]:
         """As ``Op``."""
@@ -121,10 +118,6 @@ class PutOp(Op):
         """As ``Op``."""
         for each in self.batch:
             each.number, each.repeated, each.error = 0, False, error
-
-    def complete(self) -> None:
-        """As ``Op``."""
-        self.done(self.batch)
 
 
 class SettleOp(Op):
