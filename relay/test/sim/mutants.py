@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,25 +53,30 @@ def fingerprint(plant: Plant) -> str:
     return plant.fingerprint(path.read_text("utf-8"))
 
 
-def run_mutants(names: str, layer: str, minutes: float) -> int:
+def run_mutants(names: str, layer: str, minutes: float, jobs: int = 1) -> int:
     """The plants of these names (all when empty) and this layer, for so long; the exit status."""
     chosen = [PLANTS[name] for name in names.split(",")] if names else list(PLANTS.values())
     chosen = [plant for plant in chosen if not layer or plant.layer == layer]
     deadline = time.monotonic() + minutes * 60
     verdicts = load()
-    for plant in chosen:
-        mark = fingerprint(plant)
-        verdict = verdicts.get(plant.name)
-        if verdict is None or verdict["fingerprint"] != mark:
-            if time.monotonic() > deadline:
-                continue
-            verdict = {"fingerprint": mark, "layer": plant.layer}
-        if "unit" not in verdict and time.monotonic() < deadline:
-            verdict["unit"] = _unit(plant)
-        if not verdict.get("unit") and "seconds" not in verdict and time.monotonic() < deadline:
-            verdict.update(_simulate(plant))
-        _save(plant.name, verdict)
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        for judged in [pool.submit(_judge, plant, verdicts.get(plant.name), deadline) for plant in chosen]:
+            judged.result()
     return _print(chosen, load())
+
+
+def _judge(plant: Plant, verdict: Verdict | None, deadline: float) -> None:
+    """What is not known of a plant yet, as far as time allows."""
+    mark = fingerprint(plant)
+    if verdict is None or verdict["fingerprint"] != mark:
+        verdict = {"fingerprint": mark, "layer": plant.layer}
+    before = dict(verdict)
+    if "unit" not in verdict and time.monotonic() < deadline:
+        verdict["unit"] = _unit(plant)
+    if not verdict.get("unit", "?") and "seconds" not in verdict and time.monotonic() < deadline:
+        verdict.update(_simulate(plant))
+    if verdict != before:
+        _save(plant.name, verdict)
 
 
 def _save(name: str, verdict: Verdict) -> None:
@@ -117,8 +123,13 @@ def _simulate(plant: Plant) -> Verdict:
     return found
 
 
+def _is_known(plant: Plant, verdicts: dict[str, Verdict]) -> bool:
+    verdict = verdicts.get(plant.name, {})
+    return "unit" in verdict and verdict["fingerprint"] == fingerprint(plant)
+
+
 def _print(chosen: list[Plant], verdicts: dict[str, Verdict]) -> int:
-    known = [(plant, verdicts[plant.name]) for plant in chosen if "unit" in verdicts.get(plant.name, {})]
+    known = [(plant, verdicts[plant.name]) for plant in chosen if _is_known(plant, verdicts)]
     counted = [(plant, verdict) for plant, verdict in known if not verdict["unit"] and "seconds" in verdict]
     caught = [(plant, verdict) for plant, verdict in counted if verdict["caught"]]
     for plant, verdict in counted:
