@@ -1,7 +1,8 @@
 """A proxy for datagrams that behaves like a bad network: loses, doubles, reorders, changes addresses, goes silent.
 
 Runs on an asyncio loop of the caller, with the methods of ``relay.test.bad_network.BadNetwork``. Each address that
-sends to it is a flow with a socket of its own towards the target, as behind a NAT. ``break_one`` does one of:
+sends to it is a flow with a socket of its own towards the target, as behind a NAT; who has been silent for ``FORGET_S``
+is forgotten. ``break_one`` does one of:
 
 - *rebind*: the flow gets another socket, so that the target sees another address;
 - *silence*: nothing passes for some seconds;
@@ -20,6 +21,8 @@ LATE: Final = 0.05
 LATE_S_MAX: Final = 0.03
 SILENCE_S_MAX: Final = 3.0
 BUFFER_BYTES: Final = 1_048_576
+FORGET_S: Final = 60.0
+FORGET_FROM: Final = 256  # flows
 ENDS: Final = ("rebind", "silence", "gone")
 
 Place = tuple[str, int]
@@ -33,6 +36,7 @@ class Flow(asyncio.DatagramProtocol):
         self.place = place
         self.far: asyncio.DatagramTransport | None = None
         self.silent_until = 0.0
+        self.heard_at = 0.0
         self.early: list[bytes] = []  # what came before the socket was there
 
     async def open(self) -> None:
@@ -46,6 +50,11 @@ class Flow(asyncio.DatagramProtocol):
         for data in self.early:
             self.far.sendto(data)
         self.early.clear()
+
+    def close(self) -> None:
+        """Carry nothing any more."""
+        if self.far is not None:
+            self.far.close()
 
     def up(self, data: bytes) -> None:
         """To the target."""
@@ -73,6 +82,7 @@ class BadDatagrams(asyncio.DatagramProtocol):
         self.rng = random.Random(seed)
         self._near: asyncio.DatagramTransport | None = None
         self._flows: dict[Place, Flow] = {}
+        self._forget_from = FORGET_FROM
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,8 +105,7 @@ class BadDatagrams(asyncio.DatagramProtocol):
         if self._near is not None:
             self._near.close()
         for flow in self._flows.values():
-            if flow.far is not None:
-                flow.far.close()
+            flow.close()
 
     def break_one(self, link: Flow, swallow: int) -> None:
         """One of the three; ``swallow`` chooses."""
@@ -128,6 +137,13 @@ class BadDatagrams(asyncio.DatagramProtocol):
         elif self._near is not None and not self._near.is_closing():
             self._near.sendto(data, flow.place)
 
+    def _forget(self, now: float) -> None:
+        """Let go of who is gone. Looked at whenever there are twice as many flows as were left the last time."""
+        for flow in [each for each in self._flows.values() if now - each.heard_at > FORGET_S]:
+            del self._flows[flow.place]
+            flow.close()
+        self._forget_from = max(FORGET_FROM, 2 * len(self._flows))
+
     def _spawn(self, flow: Flow) -> None:
         task = asyncio.get_running_loop().create_task(flow.open())
         self._tasks.add(task)
@@ -137,8 +153,12 @@ class BadDatagrams(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         """From a client."""
+        now = asyncio.get_running_loop().time()
         flow = self._flows.get(addr)
         if flow is None:
+            if len(self._flows) >= self._forget_from:
+                self._forget(now)
             flow = self._flows[addr] = Flow(self, addr)
             self._spawn(flow)
+        flow.heard_at = now
         self.carry(flow, data, up=True)
