@@ -7,6 +7,7 @@ delay           one direction of a link becomes slow, up to 80 ms
 loss            frames are lost, one by one; so ``duplicate`` and ``reorder``
 partition       one node, or two, and the others do not hear each other
 oneway          one direction of one link is cut
+rift            a leader has just changed its voters: it and some others do not hear the rest
 reset           a link breaks
 slow            a disk takes up to a hundred times as long to sync
 power           a node loses power: unsynced sectors are lost, kept or torn
@@ -29,7 +30,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from relay.cluster.raft.types import LEADER
 
 if TYPE_CHECKING:
     from relay.test.sim.node import Node
@@ -42,6 +45,7 @@ MEAN_S: Final[dict[str, float]] = {
     "reorder": 6.0,
     "partition": 6.0,
     "oneway": 6.0,
+    "rift": 1e9,
     "reset": 4.0,
     "slow": 6.0,
     "power": 7.0,
@@ -58,7 +62,9 @@ MEAN_S: Final[dict[str, float]] = {
     "transfer": 7.0,
     "snapshot": 5.0,
 }
-"""Between two of a kind, on average; each seed has it half as often, as often or twice as often."""
+"""Between two of a kind, on average; each seed has it half as often, as often or twice as often. Not of those that are
+there from the start, or come when something else happens."""
+SELF_TIMED: Final = ("drift", "rift")
 KINDS: Final = tuple(MEAN_S)
 DRIFT: Final = 0.2
 
@@ -71,7 +77,7 @@ class Faults:
         self._dice = {kind: Random(f"{world.recipe.seed} fault {kind}") for kind in KINDS}
         self._mean_s = {kind: MEAN_S[kind] * dice.choice((0.5, 1.0, 2.0)) for kind, dice in self._dice.items()}
         self._actions: dict[str, Callable[[Random], object]] = {
-            kind: getattr(self, f"_{kind}") for kind in KINDS if kind != "drift"
+            kind: getattr(self, f"_{kind}") for kind in KINDS if kind not in SELF_TIMED
         }
         self._heals: dict[int, Callable[[], object]] = {}  # what ends a fault that lasts
         self._number = 0
@@ -80,7 +86,7 @@ class Faults:
     def start(self) -> None:
         """The first of each kind."""
         for kind in self._world.recipe.kinds:
-            if kind != "drift":
+            if kind not in SELF_TIMED:
                 self._next(kind)
 
     def rate(self, number: int) -> float:
@@ -179,7 +185,20 @@ class Faults:
                 network.release(*pair, late=late)
             network.link_all()
 
-        self._for(0.1 + 3 * dice.random() ** 2, heal)
+        self._for(0.1 + 6 * dice.random() ** 3, heal)
+
+    def changed(self, node: Node, raft: Any) -> None:  # Any: RaftState
+        """A node has another configuration. If majorities need not overlap, it is between the nodes that know of it and
+        those that do not yet."""
+        dice = self._dice["rift"]
+        if self.calm or "rift" not in self._world.recipe.kinds or raft.role != LEADER or dice.random() < 0.5:
+            return
+        some = {number for number in self._world.nodes if number == node.number or dice.random() < 0.4}
+        pairs = [(a, b) for a in self._world.nodes for b in self._world.nodes if (a in some) != (b in some)]
+        if pairs:
+            self._world.count("rift")
+            self._world.note("rift: {} of node {}, which changed its voters", sorted(some), node.number)
+            self._cut(pairs, dice)
 
     def _reset(self, dice: Random) -> None:
         self._world.network.reset(*self._pair(dice))

@@ -82,7 +82,10 @@ class Invariants:
                 self._role(node, group, raft, seen)
             if raft.log.committed != seen.committed:
                 self._committed(node, group, raft, seen)
-            seen.configuration = raft.configuration
+            if raft.configuration is not seen.configuration:
+                if seen.configuration is not None:
+                    self._world.faults.changed(node, raft)
+                seen.configuration = raft.configuration
 
     def _role(self, node: Node, group: int, raft: Any, seen: _Seen) -> None:  # Any: RaftState
         if raft.term < seen.term:
@@ -168,6 +171,11 @@ class Invariants:
                     self.violated(
                         f"durable first: node {node.number} acknowledges {message.index} entries, "
                         f"{log.last_index()} are durable"
+                    )
+                if log.hard_state.term < message.term:
+                    self.violated(
+                        f"durable first: node {node.number} acknowledges in term {message.term}, durable is term "
+                        f"{log.hard_state.term}"
                     )
             elif (log.hard_state.term, log.hard_state.vote) != (message.term, to) and (
                 log.hard_state.term <= message.term

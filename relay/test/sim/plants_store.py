@@ -84,14 +84,6 @@ PLANTS: Final = (
         "write.hard_state.vote):\n",
     ),
     (
-        "restore-after-entries-is-dropped",
-        "wal_groups",
-        "        if write.restore is not None:\n"
-        "            log.restore(write.restore)\n",
-        "        if write.restore is not None and not write.entries:\n"
-        "            log.restore(write.restore)\n",
-    ),
-    (
         "oldest-needed-is-newest",
         "wal_groups",
         "        return min(self._pins, default=None)\n",
