@@ -14,6 +14,9 @@ used            the node's log was begun: if it is empty now, it was removed
 founders        the voters that founded the cluster; known when that is done, or when the node has joined
 ==============  ======================================================================================================
 
+The names of all directories that lead to it are synced before the file is first written: what is in a directory whose
+own name is lost with the power is lost, too.
+
 **Founding.** A voter of the configuration file with an empty directory takes part in nothing until it has shaken hands
 with all other voters of the file. So if it is an emptied one, somebody who knew it refuses it; if they all are new,
 each remembers all others from now on, and the cluster begins.
@@ -21,6 +24,7 @@ each remembers all others from now on, and the cluster begins.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -102,11 +106,7 @@ class Identity:
             out.flush()
             os.fsync(out.fileno())
         beside.rename(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_directory(self.path.parent)
 
 
 def load_identity(directory: Path, cluster: str, node: int, random_bytes: Callable[[int], bytes]) -> Identity:
@@ -116,6 +116,7 @@ def load_identity(directory: Path, cluster: str, node: int, random_bytes: Callab
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.exists():
+            _sync_names(directory)
             made = Identity(path, cluster, node, random_bytes(INCARNATION_BYTES))
             made.save()
             return made
@@ -130,6 +131,24 @@ def load_identity(directory: Path, cluster: str, node: int, random_bytes: Callab
     if found.node != node:
         raise ConfigError(f"cluster.node: {directory} belongs to node {found.node}, the file says {node}")
     return found
+
+
+def _sync_names(directory: Path) -> None:
+    """Make the names of ``directory`` and of all above it on its file system durable, whoever made them."""
+    directory = directory.resolve()
+    for path in (directory, *directory.parents):
+        if path.is_mount():
+            return
+        with contextlib.suppress(PermissionError):  # it may not be read: somebody else made what is in it
+            _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _parsed(path: Path, content: Any) -> Identity:  # Any: JSON

@@ -18,6 +18,7 @@ what reached the disk (the kernel may drop the dirty pages and report success th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from typing import Protocol
@@ -58,7 +59,8 @@ class Files(Protocol):
         """The names in ``directory``, sorted. Raises FileNotFoundError."""
 
     def make_directory(self, path: str) -> None:
-        """Make ``path`` and what leads to it, durably; one that exists is fine."""
+        """Make ``path`` and what leads to it, durably; one that exists is fine, also one that a process made which
+        ended before it could sync the name."""
 
     def create(self, path: str) -> File:
         """A new empty file for reading and writing; one of that name is emptied."""
@@ -145,10 +147,17 @@ class OsFiles:
         return sorted(os.listdir(directory))
 
     def make_directory(self, path: str) -> None:
-        """Make ``path`` and what leads to it, syncing each parent that got a new name."""
-        if not path or os.path.isdir(path):
-            return
+        """Make ``path`` and what leads to it, syncing each parent that got a new name.
+
+        Whoever puts something into a directory has been here first. So one that is empty may be of a process that
+        ended between the two steps, and its parent is synced again; one that holds something is durable.
+        """
         parent = os.path.dirname(path)
+        if not path or os.path.isdir(path):
+            if path and not os.listdir(path):
+                with contextlib.suppress(PermissionError):  # it may not be read: somebody else made what is in it
+                    self.sync_directory(parent or ".")
+            return
         self.make_directory(parent)
         os.mkdir(path, 0o700)
         self.sync_directory(parent or ".")

@@ -250,11 +250,18 @@ class SnapshotStore:
         self._on_fatal = on_fatal
 
     def open(self) -> None:
-        """Make the directory when missing, and remove snapshots that were not finished."""
+        """Make the directory when missing, and remove snapshots that were not finished.
+
+        What is found is durable before anybody relies on it: a process that was killed between renaming a snapshot
+        and syncing the directory leaves a name that only the cache has, and the log lets go of entries for it.
+        """
         self.files.make_directory(self.directory)
-        for name in self.files.list(self.directory):
+        names = self.files.list(self.directory)
+        for name in names:
             if name.endswith(TEMPORARY_SUFFIX):
                 self.files.unlink(os.path.join(self.directory, name))
+        if names:
+            self.files.sync_directory(self.directory)
 
     def kept(self, group: int) -> list[SnapshotId]:
         """The snapshots of ``group`` by their names, newest first."""

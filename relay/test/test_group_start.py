@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -29,7 +30,7 @@ from relay.store.snapshots import SnapshotStore
 from relay.store.wal import WriteAheadLog
 from relay.store.wal_writer import GroupWrite
 from relay.test.group_cluster import LOG_OPTIONS, ListMachine
-from relay.test.simulated_files import SimulatedFiles
+from relay.test.simulated_files import SimulatedCrash, SimulatedFiles
 
 VOTERS = (1, 2, 3)
 
@@ -42,8 +43,12 @@ class Disk:
         self.dice = Random(1)
         self.reopen()
 
-    def reopen(self) -> None:
-        self.files.crash(self.dice)
+    def reopen(self, *, power: bool = False) -> None:
+        """After a loss of power; with ``power`` only the process was killed."""
+        if power:
+            self.files.kill()
+        else:
+            self.files.crash(self.dice)
         self.log = WriteAheadLog(self.files, "wal", LOG_OPTIONS, random_bytes=self.dice.randbytes)
         self.log.open()
         snapshots = SnapshotStore(self.files, "snapshots")
@@ -138,6 +143,27 @@ class PrepareTests(SynchronousTestCase):
         log = self.disk.log.group(1)
         self.assertEqual((log.first_index(), log.last_index(), log.initial_state()[0]), (51, 50, HardState(7, 0, 50)))
         self.assertEqual(begin(self.disk.stores, 1, ListMachine()).applied, 50)
+
+    def test_received_then_without_power(self):
+        """… also when the process was killed before the snapshot's name was durable, and the power fails later."""
+        for seed in range(8):
+            self.disk = Disk()
+            self.disk.dice = Random(seed)
+            self.prepare()
+            self.disk.entries(2, 3)
+
+            def stop(name: str, path: str) -> None:
+                if name == "sync_directory":
+                    raise SimulatedCrash(name)
+
+            self.disk.files.on_call = stop
+            self.assertRaises(SimulatedCrash, self.disk.snapshot, 50, 7)
+            self.disk.files.on_call = lambda name, path: None
+            self.disk.reopen(power=True)
+            self.assertEqual(self.prepare(), 1)
+            self.disk.reopen()
+            self.assertEqual(self.prepare(), 0)
+            self.assertEqual(begin(self.disk.stores, 1, ListMachine()).applied, 50)
 
     def test_received_keeps_the_vote(self):
         """… without forgetting a vote of the same or a later term."""
@@ -240,6 +266,25 @@ class IdentityTests(SynchronousTestCase):
         second = self.load()
         self.assertEqual(second, first)
         self.assertEqual((second.founders, second.known, second.used), ((1, 2), {2: b"2" * 16}, True))
+
+    def test_names_are_durable(self):
+        """The names of the directory and of those above it are synced before the file is made, and only then."""
+        synced: list[int] = []
+        real = os.fsync
+
+        def fsync(fd: int) -> None:
+            synced.append(os.fstat(fd).st_ino)
+            real(fd)
+
+        self.patch(os, "fsync", fsync)
+        self.directory = Path(self.mktemp()) / "data" / "cluster"
+        self.load()
+        above = [path.stat().st_ino for path in self.directory.resolve().parents[:3]]
+        self.assertEqual(synced[:3], above)
+        self.assertEqual(synced[-2:], [(self.directory / FILE).stat().st_ino, self.directory.stat().st_ino])
+        synced.clear()
+        self.load()
+        self.assertEqual(synced, [])
 
     def test_another(self):
         """An emptied directory is another one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from random import Random
 
@@ -110,6 +111,20 @@ class SnapshotTests(unittest.TestCase):
         calls = [call for call, _ in self.files.calls if call not in ("write", "list")]
         self.assertEqual(calls, ["sync", "rename", "sync_directory", "unlink", "sync_directory"])
 
+    def test_open_syncs_once(self):
+        """Opening syncs the directory once, whatever is in it, and not at all while it is empty."""
+        for name in ("a", "b"):
+            self.files.create(f"{DIRECTORY}/{name}.tmp")
+        for syncs in (1, 0):
+            self.files.kill()
+            opened(self.files)
+            self.assertEqual([call for call, _ in self.files.calls].count("sync_directory"), syncs)
+            self.assertEqual(self.files.list(DIRECTORY), [])
+        stored(self.store, 10, [b"a"])
+        self.files.kill()
+        opened(self.files)
+        self.assertEqual([call for call, _ in self.files.calls], ["list", "sync_directory"])
+
     def test_limits(self):
         """Chunks of none or too many bytes, and a configuration that is too large."""
         writer = self.store.create(7, 10, 1, MEMBERS)
@@ -188,6 +203,32 @@ class DamageTests(unittest.TestCase):
 
             files.on_call = fail
             self.assertRaises(Died, writer.commit)
+
+    def test_killed_then_without_power(self):
+        """What a start has shown after the process was killed at any point is there after a loss of power, too: the
+        log may have let go of entries for it."""
+        for calls in range(12):
+            for seed in range(8):
+                files = self.files.copy()
+                store = opened(files)
+                left = calls
+
+                def stop(name: str, path: str) -> None:
+                    nonlocal left
+                    left -= 1
+                    if left < 0:
+                        raise SimulatedCrash(name)
+
+                files.on_call = stop
+                with contextlib.suppress(SimulatedCrash):
+                    stored(store, 30, [b"third"])
+                files.on_call = lambda name, path: None
+                files.kill()
+                shown = opened(files).newest(7)
+                names = files.list(DIRECTORY)
+                files.crash(Random(seed))
+                self.assertEqual(files.list(DIRECTORY), names)
+                self.assertEqual(opened(files).newest(7), shown)
 
     def test_crash_at_every_call(self):
         """Wherever power fails, two whole snapshots are there: the two before, or the new one and the one before."""
