@@ -33,6 +33,7 @@ from relay.store.wal_queue import LogFull, SubmissionQueue
 from relay.store.wal_recovery import LOCK_NAME, Recovered, Replay, SyncedHint, scan
 from relay.store.wal_segment import Segment, SegmentSupply
 from relay.store.wal_storage import GroupLog
+from relay.store.wal_times import SyncTimes
 from relay.store.wal_writer import Batch, GroupWrite, LogOptions, LogWriter
 
 EXIT_STATUS_FATAL = 70  # EX_SOFTWARE of sysexits.h
@@ -63,7 +64,10 @@ def _nothing() -> None:
 class LogCounters:
     """Plain counters, read at scrape time."""
 
-    __slots__ = ("batches", "bytes", "copied_entries", "refused", "segments_begun", "segments_removed", "submissions")
+    __slots__ = (
+        "batches", "bytes", "copied_entries", "refused", "segments", "segments_begun", "segments_removed",
+        "submissions",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.submissions = 0  # completed
@@ -71,6 +75,7 @@ class LogCounters:
         self.bytes = 0  # at most; without marks and checkpoints
         self.refused = 0  # submissions, by LogFull
         self.copied_entries = 0
+        self.segments = 0  # now on the disk, those made ahead too
         self.segments_begun = 0
         self.segments_removed = 0
 
@@ -91,6 +96,7 @@ class WriteAheadLog:
         self.directory = directory
         self.options = options or LogOptions()
         self.counters = LogCounters()
+        self.sync_times = SyncTimes()  # kept by who runs the threads: there is no clock here
         self.table = GroupTable(self.options, self._read)
         self.queue = SubmissionQueue(self.options)
         self.on_work: Callable[[], object] = _nothing  # the writer has a reason to run
@@ -159,6 +165,7 @@ class WriteAheadLog:
             self._segments[active.sequence] = active
         self._writer = LogWriter(active, supply, self.table.logs(), supply.oldest_sequence)
         self._hint = SyncedHint(self._files, self.directory, active)
+        self.counters.segments = supply.next_sequence - supply.oldest_sequence
 
     def close(self) -> None:
         """Make the hint durable, unless the log failed, and close all files. What is still queued is not written."""
@@ -328,10 +335,13 @@ class WriteAheadLog:
 
     def maintain(self) -> bool:
         """Remove segments that nobody needs and have one ready ahead. False while there is no room for one."""
-        assert self._supply is not None
+        supply = self._supply
+        assert supply is not None
         while self._unwanted:
-            self._guarded(self._supply.remove, self._unwanted.popleft())
-        return self._guarded(self._supply.prepare)
+            self._guarded(supply.remove, self._unwanted.popleft())
+        made = self._guarded(supply.prepare)
+        self.counters.segments = supply.next_sequence - supply.oldest_sequence
+        return made
 
     # --- without threads ------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ Everything that touches the storages happens in the loop: a batch crosses over o
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from relay.store.wal import LogStopped, WriteAheadLog
@@ -16,11 +17,18 @@ ROOM_RETRY_S = 1.0  # how long a full disk is left alone before the next attempt
 
 
 class LogThreads:
-    """Runs an opened log until ``stop``. ``call_in_loop(f, *args)`` is ``reactor.callFromThread`` or alike."""
+    """Runs an opened log until ``stop``. ``call_in_loop(f, *args)`` is ``reactor.callFromThread`` or alike;
+    ``seconds()``, a clock for differences, is asked before and after each sync."""
 
-    def __init__(self, log: WriteAheadLog, call_in_loop: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        log: WriteAheadLog,
+        call_in_loop: Callable[..., object],
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = log
         self._call_in_loop = call_in_loop
+        self._seconds = seconds
         self._wake = threading.Condition()
         self._waiting = False
         self._stopping = False
@@ -59,10 +67,12 @@ class LogThreads:
                 self._wake.notify()
 
     def _run_writer(self) -> None:
-        log = self._log
+        log, seconds = self._log, self._seconds
         try:
             while (batch := self._next_batch()) is not None and self._written(batch):
+                begun = seconds()
                 log.sync(batch)
+                log.sync_times.add(seconds() - begun)
                 self._call_in_loop(log.complete, batch)
         except LogStopped:
             pass  # on_fatal was called, and returned only because it is not the default one

@@ -8,6 +8,7 @@ import threading
 from array import array
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
@@ -374,7 +375,10 @@ class ThreadTests(unittest.TestCase):
         self.calls: SimpleQueue[tuple[Callable[..., object], tuple[object, ...]]] = SimpleQueue()
         self.log = WriteAheadLog(self.files, self.directory, SMALL, on_fatal=self.fatal.put)
         self.log.open()
-        self.threads = LogThreads(self.log, lambda call, *arguments: self.calls.put((call, arguments)))
+        moments = count()  # each sync takes a second
+        self.threads = LogThreads(
+            self.log, lambda call, *arguments: self.calls.put((call, arguments)), lambda: float(next(moments))
+        )
         self.threads.start()
         self.addCleanup(self.stop)
 
@@ -416,6 +420,7 @@ class ThreadTests(unittest.TestCase):
         self.turn()
         self.assertEqual(done, list(range(11)))
         self.assertEqual(self.log.counters.batches, 2)
+        self.assertEqual((self.log.sync_times.sum_s, dict(self.log.sync_times.buckets())["1.024"]), (2.0, 2))
 
     def test_many_segments(self):
         """The writer goes on as fast as segments are made, and what is stopped is complete."""
