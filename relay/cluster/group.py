@@ -94,11 +94,11 @@ class Group:
         replica = self._replica
         host, proposals = replica.host, replica.proposals
         if not 0 < len(data) <= host.options.proposal_bytes_max:
-            self._tell(done, BadBody(f"a proposal has 1 to {host.options.proposal_bytes_max} bytes, not {len(data)}"))
+            self._refuse(done, BadBody(f"a proposal has 1 to {host.options.proposal_bytes_max} bytes, not {len(data)}"))
         elif proposals.count >= host.options.proposals_max:
-            self._tell(done, Full(f"{proposals.count} proposals wait"))
+            self._refuse(done, Full(f"{proposals.count} proposals wait"))
         elif host.stopped:
-            self._tell(done, Unavailable("the node is stopping"))
+            self._refuse(done, Unavailable("the node is stopping"))
         else:
             proposals.add(data, done, host.ticks)
             replica.wake()
@@ -234,6 +234,11 @@ class Group:
         voters = raft.configuration.incoming
         found = [(pr.match, -node) for node, pr in raft.peers if node in voters and linked(node)]
         return -max(found)[1] if found else NONE
+
+    def _refuse(self, done: Done, error: RelayError) -> None:
+        """A proposal that is not taken."""
+        self._replica.proposals.not_done += 1
+        self._tell(done, error)
 
     def _tell(self, done: Done, error: RelayError | None, result: Any = None) -> None:  # Any: whatever was asked for
         """The outcome at the end of this turn, as all of them."""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from relay.cluster.applier import Applier
+from relay.cluster.counters import Counters
 from relay.cluster.frames import Beat, BeatBack, Placed, Propose
 from relay.cluster.group_options import GroupOptions
 from relay.cluster.outbound import Outbounds
@@ -31,6 +32,7 @@ from relay.cluster.raft.rawnode import RawNode
 from relay.cluster.raft.storage import Storage
 from relay.cluster.raft.tracker import REPLICATE
 from relay.cluster.raft.types import (
+    CANDIDATE,
     FOLLOWER,
     LEADER,
     LOCAL_APPEND_THREAD,
@@ -57,6 +59,7 @@ class Host(Protocol):
     options: GroupOptions
     stores: Stores
     out: Outbounds
+    counters: Counters
     outcomes: list[Outcome]
     stopped: bool  # no proposals and reads are taken any more
     blocked: bool  # the log is full: no proposals are taken
@@ -326,9 +329,12 @@ class Replica:
         before = self._leader
         self._leader, self._term = raft.lead, raft.term
         self.wake()
+        if raft.role == CANDIDATE:
+            self.host.counters.elections += 1
         if raft.lead != before:
             self.reads.again()
             if raft.lead != NONE:
+                self.host.counters.leader_changes += 1
                 self.changes.led_by(raft.lead)
                 self.proposals.led_by(raft.lead)
         self.machine.leader_changed(raft.lead, raft.term, raft.role == LEADER)

@@ -50,13 +50,20 @@ class Block:
 
 
 class Proposals:
-    """The proposals of one group on this node. ``outcomes`` is where results go, to be told at the turn's end."""
+    """The proposals of one group on this node. ``outcomes`` is where results go, to be told at the turn's end.
+    ``done``, ``not_done`` and ``unknown`` count how they ended."""
 
-    __slots__ = ("_forwarded", "_number", "_outcomes", "_placed", "_queued_tick", "count", "queued", "queued_dones")
+    __slots__ = (
+        "_forwarded", "_number", "_outcomes", "_placed", "_queued_tick", "count", "done", "not_done", "queued",
+        "queued_dones", "unknown",
+    )  # fmt: skip
 
     def __init__(self, outcomes: list[Outcome]) -> None:
         self._outcomes = outcomes
         self.count = 0
+        self.done = 0
+        self.not_done = 0
+        self.unknown = 0
         self.queued: list[bytes] = []
         self.queued_dones: list[Done] = []
         self._queued_tick = 0
@@ -118,6 +125,10 @@ class Proposals:
     def fail(self, dones: Sequence[Done], error: RelayError) -> None:
         """They end with ``error``."""
         self.count -= len(dones)
+        if error.outcome == "not_done":
+            self.not_done += len(dones)
+        else:
+            self.unknown += len(dones)
         self._outcomes.extend(zip(dones, repeat(None), repeat(error)))
 
     def applied(self, entries: Sequence[Entry], results: Sequence[object]) -> None:
@@ -138,11 +149,13 @@ class Proposals:
             if entries[at].term == term and entries[at + count - 1].term == term:  # fast path: all of them
                 self._outcomes.extend(zip(block.dones[:count], results[at : at + count], repeat(None)))
                 self.count -= count
+                self.done += count
                 continue
             for done, entry, result in zip(block.dones, entries[at : at + count], results[at:], strict=False):
                 if entry.term == term:
                     self._outcomes.append((done, result, None))
                     self.count -= 1
+                    self.done += 1
                 else:
                     self.fail((done,), Unavailable(OVERWRITTEN))
         blocks.extendleft(reversed(kept))

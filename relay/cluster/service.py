@@ -99,7 +99,7 @@ class ClusterService(Service):
         self.identity = identity
         self.groups: Groups | None = None
         self.founders = tuple(sorted(peer.node for peer in config.peers if peer.voter))
-        self._kept = kept
+        self.kept = kept
         self._machines = machines
         self._reactor = reactor
         self._random_bytes = random_bytes
@@ -128,7 +128,7 @@ class ClusterService(Service):
         Service.startService(self)
         identity = self.identity
         try:
-            self._write(mark_log(self._kept.stores, identity.node, identity.number, used=identity.used))
+            self._write(mark_log(self.kept.stores, identity.node, identity.number, used=identity.used))
             identity.use()
             self._listen()
             for peer in self.config.peers:
@@ -156,7 +156,7 @@ class ClusterService(Service):
             self.transport.stop()
             if self._port is not None:
                 self._port.stopListening()
-            self._kept.stop(lambda: stopped.callback(None))
+            self.kept.stop(lambda: stopped.callback(None))
 
         if self.groups is not None and self.groups.turn.failed is None:
             self.groups.retire(end)
@@ -183,13 +183,13 @@ class ClusterService(Service):
     def _write(self, writes: list[Any]) -> None:  # Any: writes of the log
         """Before the log's threads run: make ``writes`` durable in this one."""
         if writes:
-            self._kept.stores.log.submit(writes)
-            while self._kept.run_once():
+            self.kept.stores.log.submit(writes)
+            while self.kept.run_once():
                 pass
 
     def _begin(self) -> None:
         """Everything is known: the groups start."""
-        stores = self._kept.stores
+        stores = self.kept.stores
         if not self.identity.founders:
             self.identity.found(self.founders)
         # Not the file's, which may name others by now: who joined later never founds anything, whatever it says.
@@ -209,7 +209,7 @@ class ClusterService(Service):
         for number, machine in self._machines.items():
             groups.add(number, machine, voters=self.founders)
         self.groups = groups
-        self._kept.start()
+        self.kept.start()
         groups.start()
         self.transport.use(groups)
         log.info(

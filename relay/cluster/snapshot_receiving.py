@@ -59,7 +59,7 @@ class Receiving:
         receiving = self._receiving
         if frame.number == 0:
             if receiving is not None:
-                self._stop_receiving(receiving)
+                self._give_up(receiving)
             receiving = self._begin(node, frame)
         if receiving is None or receiving.ended or receiving.node != node:
             return
@@ -133,6 +133,7 @@ class Receiving:
                 receiving.writer = None
                 self._stop_receiving(receiving)
                 if chunks is not None:
+                    self._host.counters.snapshots_received += 1
                     self._stored(snapshot)
                     self._replica.receive_snapshot(receiving.message, chunks)
 
@@ -143,6 +144,10 @@ class Receiving:
         assert snapshot is not None
         number = self._replica.number
         self._host.out.send_chunk_back(receiving.node, ChunkBack(number, snapshot.index, snapshot.term, 0, False))
+        self._give_up(receiving)
+
+    def _give_up(self, receiving: _Receiving) -> None:
+        self._host.counters.snapshots_unreceived += 1
         self._stop_receiving(receiving)
 
     def _stop_receiving(self, receiving: _Receiving) -> None:
@@ -160,13 +165,13 @@ class Receiving:
     def unlinked(self, node: int) -> None:
         """The link to ``node`` ended."""
         if self._receiving is not None and self._receiving.node == node:
-            self._stop_receiving(self._receiving)
+            self._give_up(self._receiving)
 
     def tick(self) -> None:
         """Give up what makes no progress."""
         before = self._host.ticks - self._host.options.snapshot_ticks
         if self._receiving is not None and self._receiving.tick < before:
-            self._stop_receiving(self._receiving)
+            self._give_up(self._receiving)
 
 
 def _ignore(_: object, error: BaseException | None) -> None:

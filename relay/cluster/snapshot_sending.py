@@ -129,12 +129,14 @@ class Sending:
         sending.acknowledged = max(sending.acknowledged, min(frame.number + 1, sending.sent))
         sending.tick = self._host.ticks
         if sending.chunks is None and sending.acknowledged == sending.sent:
+            self._host.counters.snapshots_sent += 1
             self._stop_sending(node)
             self._report(node, failed=False)
         else:
             self._pump(sending)
 
     def _failed(self, sending: _Sending, why: str) -> None:
+        self._host.counters.snapshots_unsent += 1
         self._host.note(
             "group {group}: a snapshot for node {node} was not delivered: {why}",
             group=self._replica.number, node=sending.node, why=why,

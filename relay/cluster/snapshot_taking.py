@@ -170,6 +170,8 @@ class Taking:
                 self._stores.log.submit([write], lambda: self._taken(snapshot.index, None))
             except RelayError as refused:
                 self._taken(0, refused)  # the file is there and good; the log follows with the next one
+            else:
+                self._host.counters.snapshots_taken += 1
 
         def work() -> object:
             return writer.commit(), snapshots.oldest_kept(number)
@@ -180,6 +182,7 @@ class Taking:
         waiting, self._taking = self._taking or [], None
         outcome: RelayError | None = None
         if error is not None:
+            self._host.counters.snapshots_untaken += 1
             self._host.note("group {group}: no snapshot: {error}", group=self._replica.number, error=str(error))
             outcome = error if isinstance(error, RelayError) else Unavailable(f"no snapshot: {error}")
         for done in waiting:

@@ -271,11 +271,13 @@ class Dialer:
 
     __slots__ = (
         "_address", "_attempts", "_call", "_connecting", "_peer", "_quick", "_stopped", "_transport", "link", "node",
+        "ups",
     )  # fmt: skip
 
     def __init__(self, transport: TcpTransport, node: int, address: str) -> None:
         self.node = node
         self.link: Outgoing | None = None  # from connected to lost
+        self.ups = 0  # how often it stood
         self._transport = transport
         self._address = address
         self._peer: object = address
@@ -344,6 +346,7 @@ class Dialer:
 
     def _up(self, link: Outgoing, hello: Hello) -> None:
         self.link = link
+        self.ups += 1
         self._attempts = 0
         self._quick = False
         self._transport.linked(self.node, hello)

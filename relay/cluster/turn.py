@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
+from relay.cluster.counters import Counters
 from relay.cluster.group_options import GroupOptions
 from relay.cluster.log_queue import LogQueue
 from relay.cluster.outbound import Outbounds
@@ -56,6 +57,7 @@ class Turn:
         self.blocked = False
         self.sending = 0
         self.receiving = 0
+        self.counters = Counters()
         self.out = Outbounds(transport, options.frame_bytes_max)
         self.replicas: dict[int, Replica] = {}
         self.active: dict[int, Replica] = {}  # those that are not quiet
