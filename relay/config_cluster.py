@@ -73,4 +73,8 @@ class Cluster(Section, frozen=True, kw_only=True):
     link_queue_bytes_max: Annotated[
         int, Meta(ge=4_194_304, le=WHOLE_MAX, description="entries that wait for the link to one node")
     ] = 33_554_432
+    metrics_groups_max: Annotated[
+        int,
+        Meta(ge=0, le=4096, description="groups that have lines of their own on /metrics; sums are always over all"),
+    ] = 64
     links_max: Annotated[Positive, Meta(description="links accepted at once")] = 64

@@ -108,6 +108,7 @@ class Parts:
         if config.cluster is not None:
             # Without a section nothing of it is loaded.
             from relay.cluster.api import ClusterApi
+            from relay.cluster_metrics import collector
             from relay.cluster_parts import make_cluster
 
             api = self.cluster_api = ClusterApi(config.cluster, self.hub)
@@ -115,6 +116,7 @@ class Parts:
                 config.cluster, Path(config.data), reactor, api.machines,
                 lambda groups: api.start(groups, reactor, self.application),
             )  # fmt: skip
+            self.metrics.add(collector(self.cluster))
         self.draining = False
 
     def _open_stores(self, config: Config) -> None:

@@ -143,6 +143,25 @@ class ClusterTests(SynchronousTestCase):
         self.check_watch()
         self.check_handover()
         self.check_group()
+        self.check_metrics()
+
+    def check_metrics(self) -> None:
+        """Each node serves what it sees of the cluster; one leads, all links stand, writes were synced."""
+        every = [self.processes.nodes[node].metrics() for node in (1, 2, 3)]
+        self.assertEqual([found["relay_cluster_begun"] for found in every], [1, 1, 1])
+        self.assertEqual(sum(found['relay_cluster_group_leading{group="1"}'] for found in every), 1)
+        links = [
+            found[f'relay_cluster_link_up{{direction="{direction}",peer="{peer}"}}']
+            for node, found in enumerate(every, 1)
+            for peer in (1, 2, 3, 4)
+            for direction in ("in", "out")
+            if peer != node
+        ]
+        self.assertEqual((sum(links), len(links)), (12, 18))  # the fourth node does not run
+        self.assertGreater(sum(found['relay_cluster_proposals_total{outcome="ok"}'] for found in every), 5)
+        for found in every:
+            self.assertGreater(found["relay_cluster_log_sync_seconds_count"], 0)
+            self.assertGreater(found["relay_cluster_log_sync_seconds_sum"], 0)
 
     def check_keys(self) -> None:
         """What one node takes another has; conditions and missing keys have exit statuses; bytes stay bytes."""

@@ -73,6 +73,7 @@ FLOORS: Final = {
     "relay.tap": 5,
     "relay.parts": 5,
     "relay.cluster_parts": 5,
+    "relay.cluster_metrics": 5,
     "relay.signals": 5,
     "relay.plugin_load": 5,
     "relay.logs": 5,

@@ -120,4 +120,5 @@ class Killed(SynchronousTestCase):
         asyncio.run(asyncio.wait_for(after(), WAIT_S))
         metrics = self.node.metrics()
         self.assertEqual((metrics["relay_queues"], metrics["relay_queue_delivered_total"]), (2, 3))
+        self.assertFalse([name for name in metrics if name.startswith("relay_cluster")])  # it is alone
         self.assertEqual(self.node.stop(), 0)
