@@ -17,6 +17,7 @@ from relay.bench.plot import chart
 from relay.bench.server import Server, node, resident_bytes
 from relay.bench.target import QUEUE_RATE_LEAST, Figure
 from relay.bench.workloads import NAMES, loads
+from relay.cli.numbers import FiniteRange
 from relay.client.plan import parse
 from relay.errors import ConfigError
 
@@ -36,12 +37,12 @@ FIGURES = ("history", "recovery", "queues")
 @click.option("--reactor", default="auto", show_default=True, help="Of the node that is started.")
 @click.option("--connections", type=click.IntRange(1), help="Connections, subscribers or pairs.")
 @click.option("--window", type=click.IntRange(1), help="In flight: per connection (echo), or in all.")
-@click.option("--rate", type=click.FloatRange(0), help="Open loop: so many a second, timed from when each was due.")
+@click.option("--rate", type=FiniteRange(0), help="Open loop: so many a second, timed from when each was due.")
 @click.option("--channels", type=click.IntRange(1), help="Channels, for the workload channels.")
 @click.option("--payload", type=click.IntRange(16), help="Bytes of a body.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True)
+@click.option("--seconds", type=FiniteRange(0.1), default=5.0, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of the workload raft.")
-@click.option("--warmup", type=click.FloatRange(0), default=1.0, show_default=True)
+@click.option("--warmup", type=FiniteRange(0), default=1.0, show_default=True)
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Load processes.")
 @click.option("--token", help="Bearer token for the sessions.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")

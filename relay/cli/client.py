@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from relay.cli.numbers import FiniteRange
+
 F = TypeVar("F", bound=Callable[..., Any])  # Any: a command's own parameters
 
 DEFAULT_URL = "tcp://127.0.0.1:8000"
@@ -46,7 +48,7 @@ _connection = _options(
     click.option("--ca", default="", envvar="RELAY_CA", help="PEM file of the authority to trust. [RELAY_CA]"),
     click.option("--key", default="", envvar="RELAY_KEY",
                  help="PEM file of your own key, for the secure channel; relay key make. [RELAY_KEY]"),
-    click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=10.0, show_default=True,
+    click.option("--timeout", "timeout_s", type=FiniteRange(min=0.001), default=10.0, show_default=True,
                  help="Seconds to wait for the connection, and for an answer."),
     _json,
 )  # fmt: skip
@@ -87,7 +89,7 @@ def pub(**options: Any) -> None:  # Any: click's parameters
 @click.command()
 @click.argument("patterns", nargs=-1, metavar="PATTERN...")
 @click.option("--count", type=click.IntRange(min=1), default=None, help="End after so many messages.")
-@click.option("--for", "for_s", type=click.FloatRange(min=0.001), default=None,
+@click.option("--for", "for_s", type=FiniteRange(min=0.001), default=None,
               help="End after so many seconds; with --count: fail (5) when fewer came.")  # fmt: skip
 @click.option("--last", type=click.IntRange(min=1), default=None, help="First the newest so many of each channel.")
 @click.option("--since", default="", metavar="OFFSET:EPOCH", help="First what one channel published behind this place.")
@@ -183,7 +185,7 @@ def presence(**options: Any) -> None:  # Any: click's parameters
 
 @click.command()
 @_url
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=5.0, show_default=True)
+@click.option("--timeout", "timeout_s", type=FiniteRange(min=0.001), default=5.0, show_default=True)
 @_json
 def status(urls: tuple[str, ...], timeout_s: float, as_json: bool) -> None:
     """Say how the node is, by its /healthz, /readyz and /metrics.

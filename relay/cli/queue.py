@@ -7,6 +7,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from relay.cli.client import _body, _options, connection
+from relay.cli.numbers import FiniteRange
 
 YEAR_S: Final = 366 * 86_400
 """No time of relay's is longer."""
@@ -42,7 +43,7 @@ def queue() -> None:
 @click.option("--to", default="", metavar="USER", help="Into the inbox of this user; QUEUE is the name then.")
 @click.option("--lines", is_flag=True, help="Put each line of the standard input.")
 @click.option("--ttl-ms", type=click.IntRange(min=1), default=None, help="How long it is worth anything.")
-@click.option("--in", "delay_s", type=click.FloatRange(0, YEAR_S), default=0.0, help="Not before so many seconds.")
+@click.option("--in", "delay_s", type=FiniteRange(0, YEAR_S), default=0.0, help="Not before so many seconds.")
 @click.option("--priority", type=click.IntRange(0, 2), default=None, help="0 is delivered first, 2 last; default: 1.")
 @click.option("--order", "ordering_key", default="", help="One after the other with those of the same key.")
 @click.option("--once", "idempotency_key", default="", metavar="KEY", help="Stored once, however often it is put.")
@@ -58,7 +59,7 @@ def put(**options: Any) -> None:  # Any: click's parameters
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--count", type=click.IntRange(min=1), default=None, help="End after so many messages.")
 @click.option("--credits", type=click.IntRange(min=1), default=8, show_default=True, help="Messages at once.")
-@click.option("--lease", "lease_s", type=click.FloatRange(0.001, YEAR_S), default=None,
+@click.option("--lease", "lease_s", type=FiniteRange(0.001, YEAR_S), default=None,
               help="Seconds that one message may take; default: the queue's.")  # fmt: skip
 @connection
 def consume(**options: Any) -> None:  # Any: click's parameters

@@ -334,6 +334,7 @@ class UsageTests(unittest.TestCase):
         for name, words, text in (
             ("sub", [], "PATTERN"), ("push", ["note"], "--to"), ("push", ["note", "--to", "a", "--all"], "one of"),
             ("pub", [], "CHANNEL"), ("serve", ["p"], "COMMAND"), ("call", ["p", "--timeout", "0"], "timeout"),
+            ("call", ["p", "--timeout", "nan"], "finite"), ("sub", ["c", "--for", "inf"], "finite"),
             ("serve", ["p", "x", "--policy", "best"], "policy"),
         ):  # fmt: skip
             result = CliRunner().invoke(getattr(client, name), words)
