@@ -81,6 +81,16 @@ class Pair(_Value, frozen=True, array_like=True):
     lease: int = 0
 
 
+def pair_bytes(pair: Pair) -> int:
+    """What a pair counts for the limits of results and of the history."""
+    return len(pair.key) + len(pair.value)
+
+
+def utf8_bytes(text: str) -> int:
+    """The length of ``text`` in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 class Compare(_Value, frozen=True, array_like=True):
     """A condition on one key. Of a key that does not exist all numbers are 0 and no comparison of values holds but
     ``!=``."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final
 
-from relay.cluster.kv.commands import Event, Limits
+from relay.cluster.kv.commands import Event, Limits, pair_bytes
 from relay.errors import Gone
 
 EVENT_BYTES: Final = 128
@@ -28,7 +28,7 @@ _revision = attrgetter("revision")
 
 def event_bytes(event: Event) -> int:
     """What keeping ``event`` is taken to cost."""
-    return EVENT_BYTES + len(event.pair.key) + len(event.pair.value)
+    return EVENT_BYTES + pair_bytes(event.pair)
 
 
 class History:
@@ -49,9 +49,11 @@ class History:
 
     def append(self, events: list[Event], limits: Limits) -> None:
         """Add the events of one revision, the next; the oldest revisions make room."""
-        self._events += events
-        self._bytes += sum(map(event_bytes, events))
-        while len(self) > limits.history_events_max or self._bytes > limits.history_bytes_max:
+        kept = self._events
+        kept += events
+        for event in events:
+            self._bytes += EVENT_BYTES + pair_bytes(event.pair)
+        while len(kept) - self._first > limits.history_events_max or self._bytes > limits.history_bytes_max:
             self._forget(self._events[self._first].revision)
         if self._first >= _TRIM and self._first * 2 >= len(self._events):
             del self._events[: self._first]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
-from relay.cluster.kv.commands import Event, Limits, Pair
+from relay.cluster.kv.commands import Event, Limits, Pair, utf8_bytes
 from relay.cluster.kv.history import History
 
 
@@ -62,7 +62,7 @@ class KeySpace:
         if before is None:
             pair = Pair(key, value, revision, revision, 1, lease)
             insort(self._order, key)
-            self.bytes += len(key.encode()) + len(value)
+            self.bytes += utf8_bytes(key) + len(value)
         else:
             pair = Pair(key, value, before.create_revision, revision, before.version + 1, lease)
             self.bytes += len(value) - len(before.value)
@@ -75,14 +75,14 @@ class KeySpace:
         before = self._pairs.pop(key, None)
         if before is not None:
             del self._order[bisect_left(self._order, key)]
-            self.bytes -= len(key.encode()) + len(before.value)
+            self.bytes -= utf8_bytes(key) + len(before.value)
             gone = Pair(key, b"", before.create_revision, self.revision + 1, 0)
             self._changes.append(Event(gone, deleted=True))
         return before
 
-    def changing(self) -> set[str]:
-        """The keys that were changed since the last ``commit``."""
-        return {event.pair.key for event in self._changes}
+    def changing(self) -> list[str]:
+        """The keys that were changed since the last ``commit``, one that was changed twice twice."""
+        return [event.pair.key for event in self._changes]
 
     def commit(self, limits: Limits) -> list[Event]:
         """End the changes of one command; its events, none when nothing has changed."""
@@ -99,5 +99,5 @@ class KeySpace:
         self.history = history
         self._pairs = {pair.key: pair for pair in pairs}
         self._order = [pair.key for pair in pairs]
-        self.bytes = sum(len(pair.key.encode()) + len(pair.value) for pair in pairs)
+        self.bytes = sum(utf8_bytes(pair.key) + len(pair.value) for pair in pairs)
         self._changes = []

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from relay.cluster.kv.ballots import candidate_key, candidates_prefix, check_election, election_of, settle
+from relay.cluster.kv.ballots import PREFIX, candidate_key, candidates_prefix, check_election, election_of, settle
 from relay.cluster.kv.commands import (
     Campaign,
     Close,
@@ -125,7 +125,8 @@ class KeyValueMachine:
             return self._error(refused.label, refused.text)
         touched = self.state.keys.changing()
         if touched:
-            for election in sorted({election_of(key) for key in touched} - {""}):
+            elections = {election_of(key) for key in touched if key.startswith(PREFIX)}
+            for election in sorted(elections):
                 settle(self.state.keys, election, term, index)
             events += self.state.keys.commit(self.state.limits)
         return msgspec.structs.replace(result, revision=self.state.keys.revision)

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.cluster.kv.commands import Limits, Pair, Result
+from relay.cluster.kv.commands import Limits, Pair, Result, pair_bytes
 
 
 def result_bytes(result: Result) -> int:
     """What of a result counts for ``session_bytes_max``."""
-    return sum(len(each.key) + len(each.value) for each in result.outputs if isinstance(each, Pair))
+    size = 0
+    for each in result.outputs:
+        if isinstance(each, Pair):
+            size += pair_bytes(each)
+    return size
 
 
 class Session:

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.cluster.kv.commands import Compare, Delete, DeletePrefix, Get, Put, Result, Step, Txn
+from relay.cluster.kv.commands import (
+    Compare,
+    Delete,
+    DeletePrefix,
+    Get,
+    Pair,
+    Put,
+    Result,
+    Step,
+    Txn,
+    pair_bytes,
+    utf8_bytes,
+)
 from relay.cluster.kv.state import RESERVED, Refused, State
 
 
@@ -16,15 +28,20 @@ def transact(state: State, txn: Txn) -> Result:
     """Do a transaction. Raises ``Refused``."""
     if len(txn.then) + len(txn.otherwise) + len(txn.compare) > state.limits.txn_operations_max:
         raise Refused("limit", f"a transaction has at most {state.limits.txn_operations_max} operations")
-    succeeded = all(_holds(state, each) for each in txn.compare)
+    succeeded = True
+    for compare in txn.compare:
+        if not _holds(state, compare):
+            succeeded = False
+            break
     steps = txn.then if succeeded else txn.otherwise
     _check(state, steps)
     # Reads first: they see the state before.
-    read = [state.keys.get(step.key) if isinstance(step, Get) else None for step in steps]
-    outputs = tuple(
-        found if isinstance(step, Get) else _write(state, step) for step, found in zip(steps, read, strict=True)
-    )
-    return Result(0, succeeded=succeeded, outputs=outputs)
+    get = state.keys.get
+    outputs: list[Pair | int | None] = [get(step.key) if isinstance(step, Get) else None for step in steps]
+    for place, step in enumerate(steps):
+        if not isinstance(step, Get):
+            outputs[place] = _write(state, step)
+    return Result(0, succeeded=succeeded, outputs=tuple(outputs))
 
 
 def _holds(state: State, compare: Compare) -> bool:
@@ -57,44 +74,49 @@ def _holds(state: State, compare: Compare) -> bool:
 def _check(state: State, steps: tuple[Step, ...]) -> None:
     """Refuse what cannot be done as a whole, before any of it is."""
     limits = state.limits
+    get = state.keys.get
     written: set[str] = set()
-    prefixes: list[str] = []
-    keys, size = len(state.keys), state.keys.bytes
+    prefix: str | None = None
+    keys, size, read = len(state.keys), state.keys.bytes, 0
     for step in steps:
-        match step:
-            case Put(key=key, value=value, lease=lease):
-                _check_put(state, key, value, lease)
-                before = state.keys.get(key)
-                keys += before is None
-                size += len(value) + (len(key.encode()) if before is None else -len(before.value))
-                _once(key, written)
-            case Delete(key=key):
-                _check_plain(key)
-                _once(key, written)
-            case DeletePrefix(prefix=prefix):
-                _check_plain(prefix)
-                prefixes.append(prefix)
-                if len(prefixes) > 1 or _count(state, prefix, limits.delete_keys_max) > limits.delete_keys_max:
-                    raise Refused("limit", f"one prefix with at most {limits.delete_keys_max} keys is deleted")
-    if any(key.startswith(prefix) for prefix in prefixes for key in written):
+        if isinstance(step, DeletePrefix):
+            _check_plain(step.prefix)
+            if prefix is not None or _count(state, step.prefix, limits.delete_keys_max) > limits.delete_keys_max:
+                raise Refused("limit", f"one prefix with at most {limits.delete_keys_max} keys is deleted")
+            prefix = step.prefix
+            continue
+        key = step.key
+        before = get(key)
+        if isinstance(step, Get):
+            if before is not None:
+                read += pair_bytes(before)
+            continue
+        _check_plain(key)
+        if isinstance(step, Put):
+            value = step.value
+            key_bytes = utf8_bytes(key)
+            if not 0 < key_bytes <= limits.key_bytes_max:
+                raise Refused("limit", f"a key has 1 to {limits.key_bytes_max} bytes")
+            if len(value) > limits.value_bytes_max:
+                raise Refused("limit", f"a value has at most {limits.value_bytes_max} bytes")
+            if step.lease and state.leases.get(step.lease) is None:
+                raise Refused("no_lease", f"no lease {step.lease}")
+            if before is None:
+                keys += 1
+                size += key_bytes + len(value)
+            else:
+                size += len(value) - len(before.value)
+        if key in written:
+            raise Refused("invalid", f"{key} is written twice")
+        written.add(key)
+    if prefix is not None and any(key.startswith(prefix) for key in written):
         raise Refused("invalid", "a key is written twice")
     if keys > limits.keys_max:
         raise Refused("full", f"{limits.keys_max} keys are the limit")
     if size > limits.bytes_max:
         raise Refused("full", f"{limits.bytes_max} bytes of keys and values are the limit")
-    if read_bytes(state, steps) > limits.result_bytes_max:
+    if read > limits.result_bytes_max:
         raise Refused("limit", f"a transaction reads at most {limits.result_bytes_max} bytes")
-
-
-def _check_put(state: State, key: str, value: bytes, lease: int) -> None:
-    _check_plain(key)
-    limits = state.limits
-    if not key or len(key.encode()) > limits.key_bytes_max:
-        raise Refused("limit", f"a key has 1 to {limits.key_bytes_max} bytes")
-    if len(value) > limits.value_bytes_max:
-        raise Refused("limit", f"a value has at most {limits.value_bytes_max} bytes")
-    if lease and state.leases.get(lease) is None:
-        raise Refused("no_lease", f"no lease {lease}")
 
 
 def _count(state: State, prefix: str, enough: int) -> int:
@@ -109,28 +131,24 @@ def _count(state: State, prefix: str, enough: int) -> int:
 
 def read_bytes(state: State, steps: Iterable[Step]) -> int:
     """How much the values are that these steps would read."""
-    found = (state.keys.get(step.key) for step in steps if isinstance(step, Get))
-    return sum(len(pair.key) + len(pair.value) for pair in found if pair is not None)
+    size = 0
+    for step in steps:
+        if isinstance(step, Get):
+            pair = state.keys.get(step.key)
+            if pair is not None:
+                size += pair_bytes(pair)
+    return size
 
 
-def _write(state: State, step: Step) -> int | None:
-    match step:
-        case Put(key=key, value=value, lease=lease):
-            return state.put(key, value, lease)
-        case Delete(key=key):
-            return state.delete((key,))
-        case DeletePrefix(prefix=prefix):
-            found = [pair.key for pair in state.keys.with_prefix(prefix) if not pair.key.startswith(RESERVED)]
-            return state.delete(found)
-    return None
+def _write(state: State, step: Put | Delete | DeletePrefix) -> int:
+    if isinstance(step, Put):
+        return state.put(step.key, step.value, step.lease)
+    if isinstance(step, Delete):
+        return state.delete((step.key,))
+    found = [pair.key for pair in state.keys.with_prefix(step.prefix) if not pair.key.startswith(RESERVED)]
+    return state.delete(found)
 
 
 def _check_plain(key: str) -> None:
     if key.startswith(RESERVED):
         raise Refused("invalid", f"keys that begin with {RESERVED} are the state's own")
-
-
-def _once(key: str, written: set[str]) -> None:
-    if key in written:
-        raise Refused("invalid", f"{key} is written twice")
-    written.add(key)
