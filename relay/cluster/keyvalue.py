@@ -74,6 +74,7 @@ class KeyValue:
         self._watches_max = watches_max
         self._session: _Session | None = None
         self._opening = False
+        self._opened: list[Deferred[None]] = []  # who waits for the session that is being opened
         self._writes = 0
         self._listeners: dict[Listener, str] = {}
         machine.changed = self._changed
@@ -93,7 +94,7 @@ class KeyValue:
         """Have it done once, under a number of this node's session; the result has no error. Raises ``RelayError``."""
         until_s = self.clock.seconds() + self._write_timeout_s
         while True:
-            session = await self._open_session(until_s)
+            session = self._session or await self._open_session(until_s)
             if session.kept >= self.state.limits.session_results_max:
                 # A write that waits long keeps the results of all behind it, and the state would refuse more. The
                 # session ends with the writes that are under way.
@@ -152,10 +153,14 @@ class KeyValue:
     async def _open_session(self, until_s: float) -> _Session:
         while self._session is None:
             if self._opening:
-                # Once in the life of a session: the others look again a little later.
-                if self.clock.seconds() + RETRY_S >= until_s:
+                if len(self._opened) + 1 >= self._writes_max:
+                    raise errors.Full(f"{self._writes_max} writes wait for the session of this node")
+                # Whoever opens it began earlier, with the same patience: this wait ends in time.
+                opened: Deferred[None] = Deferred()
+                self._opened.append(opened)
+                await opened
+                if self._session is None and self.clock.seconds() >= until_s:
                     raise errors.Unavailable("this node could not open its session in time")
-                await deferLater(self.clock, RETRY_S)
                 continue
             self._opening = True
             try:
@@ -163,6 +168,10 @@ class KeyValue:
                 self._session = _Session(check(result).ids[0])
             finally:
                 self._opening = False
+                waiting, self._opened = self._opened, []
+                for each in waiting:
+                    if not each.called:
+                        each.callback(None)
         return self._session
 
     def _propose(self, data: bytes) -> Deferred[Result]:

@@ -146,6 +146,17 @@ class AccessTests(SynchronousTestCase):
         for each in some:
             self.assertEqual(self.failureResultOf(each, errors.Unavailable).value.outcome, "not_done")
 
+    def test_waiting_for_a_session_max(self) -> None:
+        """Neither do more than that wait for the session; it is opened for all of them at once."""
+        self.cluster.lead(0)
+        some = [self.put(str(number)) for number in range(4)]
+        self.failureResultOf(some[3], errors.Full)
+        self.cluster.lead(1)
+        self.cluster.run(0.1)
+        for each in some[:3]:
+            self.successResultOf(each)
+        self.assertEqual(len(self.keys.state.sessions), 1)
+
     def test_cancelled(self) -> None:
         """A write that nobody waits for leaves nothing behind."""
         self.successResultOf(self.run_for(0.1, self.put()))
