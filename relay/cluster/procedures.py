@@ -169,7 +169,8 @@ class KeyValueProcedures:
         if equals is not None:
             compare.append(c.Compare(key, "value", "=", equals.encode()))
         put = c.Put(key, _bytes(value, data), lease)
-        result = await self._write(c.Txn((put,), tuple(compare), (c.Get(key),)), client, seq, ack)
+        otherwise = (c.Get(key),) if compare else ()
+        result = await self._write(c.Txn((put,), tuple(compare), otherwise), client, seq, ack)
         if not result.succeeded:
             found = result.outputs[0]
             there = f"was changed at revision {found.mod_revision}" if isinstance(found, c.Pair) else "does not exist"
