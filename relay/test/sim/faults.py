@@ -7,7 +7,7 @@ delay           one direction of a link becomes slow, up to 80 ms
 loss            frames are lost, one by one; so ``duplicate`` and ``reorder``
 partition       one node, or two, and the others do not hear each other
 oneway          one direction of one link is cut
-rift            a leader has just changed its voters: it and some others do not hear the rest
+rift            a leader has just changed its voters: links break between it, the new nodes or some others, and the rest
 reset           a link breaks
 slow            a disk takes up to a hundred times as long to sync
 power           a node loses power: unsynced sectors are lost, kept or torn
@@ -193,11 +193,17 @@ class Faults:
         dice = self._dice["rift"]
         if self.calm or "rift" not in self._world.recipe.kinds or raft.role != LEADER or dice.random() < 0.5:
             return
-        some = {number for number in self._world.nodes if number == node.number or dice.random() < 0.4}
+        voters = raft.configuration
+        fresh = set(voters.incoming) - set(voters.outgoing)
+        if not voters.outgoing or dice.random() < 0.5:
+            fresh = {number for number in self._world.nodes if dice.random() < 0.4}
+        some = fresh | {node.number}
         pairs = [(a, b) for a in self._world.nodes for b in self._world.nodes if (a in some) != (b in some)]
         if pairs:
             self._world.count("rift")
             self._world.note("rift: {} of node {}, which changed its voters", sorted(some), node.number)
+            for pair in pairs:
+                self._world.network.reset(*pair)  # what it tells of the change does not arrive
             self._cut(pairs, dice)
 
     def _reset(self, dice: Random) -> None:

@@ -5,11 +5,14 @@
     new node, empty disk ─▶ learner of all groups ─▶ (a while later) voter ─▶ the old one removed
                                                  └─▶ or both in one joint change ─┘
 
-One replacement at a time: with more at once a quorum's memory could be gone, which no protocol survives.
+One replacement at a time, and none before a majority of the new voters has applied the one before and has rested: with
+more at once a quorum's memory could be gone, which no protocol survives. A node that has the last change in its log,
+but does not know that it is committed, still counts the old voters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -36,13 +39,14 @@ class Operator:
         self.new = 0
         self.joint = False
         self.learn_until_s = 0.0
+        self.rest_until_s = 0.0
         self.changed = False
         """The voters are not the founders any more, so nobody's configuration file names them."""
 
     @property
     def idle(self) -> bool:
         """No replacement is under way, and none is needed."""
-        return self.old is None and not self._due()
+        return self.old is None and self._world.schedule.now_s >= self.rest_until_s and not self._due()
 
     def start(self) -> None:
         """Begin to look."""
@@ -97,8 +101,16 @@ class Operator:
         elif self.old in raft.progress:
             leader.enter(leader.group(group).remove, (self.old, _ignore))
         else:
-            return True
+            return self._is_known(group, raft.configuration.incoming)
         return False
+
+    def _is_known(self, group: int, voters: Iterable[int]) -> bool:
+        """Whether a majority has applied the removal."""
+        know = []
+        for number in voters:
+            groups = self._world.nodes[number].groups
+            know.append(groups is not None and self.old not in groups.replicas[group].raw.raft.progress)
+        return sum(know) > len(know) // 2
 
     def _swap(self, replica: Replica) -> None:
         if replica.raw.raft.role != LEADER or replica.raw.raft.lead_transferee != NONE or self.old is None:
@@ -122,6 +134,7 @@ class Operator:
         world.note("node {} has replaced node {}", self.new, old)
         world.schedule.later(REST_S, None, self._shut, old)
         self.old = None
+        self.rest_until_s = world.schedule.now_s + REST_S
 
     def _shut(self, number: int) -> None:
         node = self._world.nodes[number]

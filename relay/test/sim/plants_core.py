@@ -78,12 +78,6 @@ PLANTS: Final = (
         "    r.messages.append(Message(MSG_APP_RESP, m.from_, r.id, r.term, 0, index))\n",
     ),
     (
-        "ack-of-own-tail",
-        "follower",
-        "        last: int | None = log.committed\n",
-        "        last: int | None = log.last_index\n",
-    ),
-    (
         "snapshot-ack-of-own-tail",
         "follower",
         "    index = r.log.last_index if restored else r.log.committed\n",
