@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WINDOW_S: Final = 1.0
 KEYS: Final = 6
+HOT_KEYS: Final = 2
 SESSIONS: Final = 12
 PATIENCE: Final = 3  # times that a client with a session of its own tries again
 BURST_MAX: Final = 12
@@ -144,6 +145,8 @@ class Clients:
         self._gates: dict[Deferred[Any], int] = {}  # what waits for an answer of which node
         self._clients = [_Client(group) for group in world.group_numbers for _ in range(SESSIONS)]
         self.running = True
+        self.hot_until_s = 0.0
+        """Until then few keys are used, so that what one client did is seen by another."""
         self.outcomes: Counter[str] = Counter()
 
     # --- the load -------------------------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ class Clients:
         dice = self._dice
         window = int(self._world.schedule.now_s / WINDOW_S)
         for _ in range(size):
-            place = dice.randrange(KEYS)
+            place = dice.randrange(KEYS if self._world.schedule.now_s >= self.hot_until_s else HOT_KEYS)
             group = self._world.group_numbers[place % len(self._world.group_numbers)]
             key = f"k{window % 40:02}/{window}.{place}"
             self._keys[key] = group

@@ -67,6 +67,7 @@ there from the start, or come when something else happens."""
 SELF_TIMED: Final = ("drift", "rift")
 KINDS: Final = tuple(MEAN_S)
 DRIFT: Final = 0.2
+HOT_S: Final = 1.0
 
 
 class Faults:
@@ -205,6 +206,7 @@ class Faults:
             for pair in pairs:
                 self._world.network.reset(*pair)  # what it tells of the change does not arrive
             self._cut(pairs, dice)
+            self._world.clients.hot_until_s = self._world.schedule.now_s + HOT_S
 
     def _reset(self, dice: Random) -> None:
         self._world.network.reset(*self._pair(dice))

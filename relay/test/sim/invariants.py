@@ -8,7 +8,8 @@ matching               whoever commits an index has the same term there as whoev
 on a quorum            what a leader commits is durable on a majority of the voters of its configuration (both halves)
 durable first          an acknowledgement or a vote that leaves a node is in its log, synced (paper 5.2, thesis 3.8)
 recovered              after a crash the log has everything that it said was durable
-applied                every node applies the same command at an index, in order, each once, with the same result
+applied                every node applies the same command at an index, in order, each once, with the same result; no
+                       entry that is not committed counts as applied
 acknowledged           what a client was told is done is there at the end: see ``clients``
 =====================  ===============================================================================================
 
@@ -82,6 +83,10 @@ class Invariants:
                 self._role(node, group, raft, seen)
             if raft.log.committed != seen.committed:
                 self._committed(node, group, raft, seen)
+            if replica.applier.index > raft.log.committed:
+                self.violated(
+                    f"applied: node {node.number} is at {replica.applier.index}, {raft.log.committed} are committed"
+                )
             if raft.configuration is not seen.configuration:
                 if seen.configuration is not None:
                     self._world.faults.changed(node, raft)

@@ -23,9 +23,9 @@ from relay.test.sim.plants import PLANTS, UNIT_TESTS, Plant
 
 FILE: Final = Path(relay.__file__).parent / "test" / "data" / "sim_verdicts.json"
 UNIT_CPU_S_MAX: Final = 240
-SIMULATOR_CPU_S_MAX: Final = 120
+SIMULATOR_CPU_S_MAX: Final = 180
 """Of processor time: how long it takes on a busy machine says nothing."""
-SEEDS: Final = "1-200"
+SEEDS: Final = "1-300"
 SECONDS: Final = 20
 
 TRIAL: Final = """
