@@ -99,6 +99,23 @@ def expand(secret: bytes, label: bytes, length: int) -> bytes:
     return HKDFExpand(SHA256(), length, b"relay secure channel 1: " + label).derive(secret)
 
 
+def ephemeral_public(private: bytes) -> bytes:
+    """The public part (32 bytes) of an ephemeral key: X25519."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def agree(private: bytes, public: bytes, salt: bytes) -> bytes:
+    """The secret that two ephemeral keys give: HKDF-Extract (RFC 5869 section 2.2) of what X25519 gives, with ``salt``.
+
+    Raises ``RemoteProtocolError`` for a point of low order: the secret would be the same for everybody.
+    """
+    try:
+        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise RemoteProtocolError("secure channel: an ephemeral key that no key exchange gives") from None
+    return hmac.digest(salt, shared, "sha256")
+
+
 class _Schedule:
     """The transcript's hash and the keys that follow from it and the shared secret."""
 
@@ -107,13 +124,7 @@ class _Schedule:
     def __init__(self, suite: int, private: bytes, public: bytes, hello: bytes, answer: bytes) -> None:
         self.suite = suite
         self.transcript = hashlib.sha256(len(hello).to_bytes(2) + hello + answer).digest()
-        try:
-            shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
-        except ValueError:
-            # A point of low order: the secret would be the same for everybody.
-            raise RemoteProtocolError("secure channel: an ephemeral key that no key exchange gives") from None
-        # HKDF-Extract (RFC 5869 section 2.2) with the transcript as salt.
-        self.secret = hmac.digest(self.transcript, shared, "sha256")
+        self.secret = agree(private, public, self.transcript)
 
     def seal(self, label: bytes, plain: bytes) -> bytes:
         """``plain`` under a key of its own, bound to all that was said; it is part of the transcript then."""
@@ -172,8 +183,7 @@ class ClientHandshake:
         self._trust = trust
         self._private = private
         self._suites = suites
-        public = X25519PrivateKey.from_private_bytes(ephemeral).public_key()
-        self.hello = bytes((VERSION, len(suites), *suites)) + public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.hello = bytes((VERSION, len(suites), *suites)) + ephemeral_public(ephemeral)
         self.keys: ChannelKeys | None = None
 
     def receive(self, answer: bytes) -> bytes:
@@ -221,8 +231,7 @@ class ServerHandshake:
         suite = next((each for each in self._suites if each in offered), 0)
         if not suite:
             raise RemoteProtocolError("secure channel: none of the client's suites is spoken here")
-        own = X25519PrivateKey.from_private_bytes(self._ephemeral).public_key()
-        clear = bytes((VERSION, suite)) + own.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        clear = bytes((VERSION, suite)) + ephemeral_public(self._ephemeral)
         schedule = self._schedule = _Schedule(suite, self._ephemeral, public, hello, clear)
         return clear + schedule.seal(b"server proof", _prove(self._private, _SERVER_PROOF, schedule.transcript))
 
