@@ -212,7 +212,7 @@ class Streams(SynchronousTestCase):
         sealer = StreamSealer(1, SECRET)
         end, more = sealer.end(), sealer.seal(b"more")
         self.assertRaises(RemoteProtocolError, list, StreamOpener(1, SECRET).receive(end + more))
-        unknown = StreamSealer(1, SECRET)._sealed(b"\x09", 0x8000)
+        unknown = b"".join(StreamSealer(1, SECRET)._sealed(b"\x09", 0x8000))
         self.assertRaises(RemoteProtocolError, list, StreamOpener(1, SECRET).receive(unknown))
 
     @given(st.binary(max_size=400))
