@@ -34,7 +34,11 @@ class Cluster(Section, frozen=True, kw_only=True):
     ]
     peers: Annotated[tuple[ClusterPeer, ...], Meta(min_length=1, description="all nodes, this one too")]
     secret: Annotated[
-        Secret, Meta(description="what nodes prove to know when they link; needed unless `listen` is local")
+        Secret,
+        Meta(
+            description="what nodes prove to know when they link, and what encrypts their links; needed unless "
+            "`listen` is local"
+        ),
     ] = ""
     profile: Annotated[
         Literal["lan", "wan"],
