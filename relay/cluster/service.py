@@ -118,6 +118,7 @@ class ClusterService(Service):
             self._shook_hands,
             self._refused,
             self._random.random,
+            random_bytes,
             link_options(config),
         )
 

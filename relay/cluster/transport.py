@@ -32,6 +32,7 @@ from relay.cluster.handshake import REFUSED_PROTOCOL, Handshake, Hello, LinkRefu
 from relay.cluster.link import Incoming, Outgoing
 from relay.errors import RemoteProtocolError
 from relay.interfaces import IRaftReceiver, IRaftTransport
+from relay.wire.secure import KEY_BYTES
 
 log = Logger()
 
@@ -69,6 +70,7 @@ class TcpTransport:
         met: Callable[[Hello], object],
         refused: Callable[[int, LinkRefused], object],
         random: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
         options: LinkOptions | None = None,
     ) -> None:
         self.reactor = reactor
@@ -84,6 +86,7 @@ class TcpTransport:
         self._met = met
         self._refused = refused
         self._random = random
+        self._random_bytes = random_bytes
         self._stopped = False
         self._said: dict[str, float] = {}
         self._look_call = LoopingCall(self._look)
@@ -155,8 +158,7 @@ class TcpTransport:
                 return None
             del self.incoming[waiting]
             waiting.end()
-        handshake = Handshake(self._secret, self._hello, self._check)
-        link = Incoming(handshake, self.options.frame_bytes_max, self._came, self._receive, self._went)
+        link = Incoming(self.handshake(), self.options.frame_bytes_max, self._came, self._receive, self._went)
         self.incoming[link] = None
         return link
 
@@ -178,9 +180,10 @@ class TcpTransport:
 
     # --- outgoing -----------------------------------------------------------------------------------------------------
 
-    def handshake(self, node: int) -> Handshake:
-        """For a link to ``node``."""
-        return Handshake(self._secret, self._hello, self._check, node)
+    def handshake(self, node: int = 0) -> Handshake:
+        """For a link to ``node``; 0: for one that is accepted."""
+        ephemeral = self._random_bytes(KEY_BYTES) if self._secret else b""
+        return Handshake(self._secret, ephemeral, self._hello, self._check, node)
 
     def linked(self, node: int, hello: Hello) -> None:
         """The link to ``node`` stands."""

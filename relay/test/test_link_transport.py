@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -17,7 +19,6 @@ from relay.cluster.handshake import (
     HELLO_BYTES_MAX,
     REFUSED_CLUSTER,
     REFUSED_INCARNATION,
-    Handshake,
     Hello,
     LinkRefused,
     Refusal,
@@ -26,7 +27,9 @@ from relay.cluster.link import LENGTH, Deframer, Incoming
 from relay.cluster.transport import AcceptFactory, LinkOptions, TcpTransport
 from relay.errors import RemoteProtocolError
 from relay.interfaces import IRaftReceiver, IRaftTransport
-from relay.test.test_links import anybody, framed, hello_of
+from relay.test.test_links import anybody, framed, hello_of, side
+from relay.wire.secure import AES_256_GCM, KEY_BYTES, ChannelKeys, ephemeral_public
+from relay.wire.secure_records import StreamOpener, StreamSealer
 
 
 @implementer(IRaftReceiver)
@@ -59,6 +62,8 @@ class TransportTests(SynchronousTestCase):
         self.receiver = Receiver()
         self.met: list[int] = []
         self.refused: list[tuple[int, int]] = []
+        self.drawn = 0  # random bytes, how often
+        self.keys: ChannelKeys | None = None  # the other node's, of the link that was dialled last
         self.transport = TcpTransport(
             self.reactor,
             b"s",
@@ -67,6 +72,7 @@ class TransportTests(SynchronousTestCase):
             lambda hello: self.met.append(hello.node),
             lambda node, error: self.refused.append((node, error.refusal)),
             lambda: 0.0,
+            self.random_bytes,
             LinkOptions(links_max=2),
         )
         self.complaints: list[str] = []
@@ -84,6 +90,10 @@ class TransportTests(SynchronousTestCase):
         verifyObject(IRaftTransport, self.transport)
         verifyObject(IRaftReceiver, self.receiver)
 
+    def random_bytes(self, size: int) -> bytes:
+        self.drawn += 1
+        return bytes([self.drawn]) * size
+
     def check(self, hello: Hello) -> tuple[int, str] | None:
         return (REFUSED_CLUSTER, "another cluster") if hello.cluster != "c" else None
 
@@ -93,13 +103,13 @@ class TransportTests(SynchronousTestCase):
         """That of the last attempt to connect."""
         return self.reactor.tcpClients[-1][2]
 
-    def connect(self, acceptor: Handshake | None = None) -> tuple[Any, StringTransport]:
+    def connect(self) -> tuple[Any, StringTransport]:
         """The last attempt succeeds, and the other side shakes hands."""
         protocol = self.factory().buildProtocol(None)
         wire = StringTransport()
         wire.abortConnection = lambda: None  # type: ignore[method-assign]  # the test tells when it is lost
         protocol.makeConnection(wire)
-        acceptor = acceptor or Handshake(b"s", hello_of(2), anybody)
+        acceptor = side(b"s", hello_of(2), anybody)
         deframer = Deframer(HELLO_BYTES_MAX)
         for _ in range(2):
             data = wire.value()
@@ -107,6 +117,7 @@ class TransportTests(SynchronousTestCase):
             for frame in deframer.add(data):
                 protocol.dataReceived(framed(acceptor.receive(frame) or b"?"))
         wire.clear()
+        self.keys = acceptor.take_keys()
         return protocol, wire
 
     def no_answer(self) -> None:
@@ -119,8 +130,20 @@ class TransportTests(SynchronousTestCase):
         _, wire = self.connect()
         self.assertEqual((self.receiver.told, self.met), [("linked", 2)] and ([("linked", 2)], [2]))
         self.assertTrue(self.transport.send(2, URGENT, b"x"))
-        self.assertEqual(wire.value(), framed(b"x"))
+        assert self.keys is not None
+        opener = StreamOpener(self.keys.suite, self.keys.receiving)
+        self.assertEqual(list(opener.receive(wire.value())), [framed(b"x")])
         self.assertFalse(self.transport.send(9, URGENT, b"x"))
+
+    def test_keys(self):
+        """Each link has a key of its own, a random one, whichever side this is."""
+        keys = []
+        for _ in range(3):
+            said = msgspec.msgpack.decode(self.transport.handshake(2).begin())
+            keys.append(said[-1])
+            answer = self.transport.handshake().receive(side(b"s", hello_of(2), anybody, 1).begin())
+            keys.append(msgspec.msgpack.decode(answer or b"")[-1])
+        self.assertEqual(keys, [ephemeral_public(bytes([number]) * KEY_BYTES) for number in range(1, 7)])
 
     def test_gone(self):
         """A lost link is tried again at once; if nobody listens the node is gone, which is said once."""
@@ -200,27 +223,29 @@ class TransportTests(SynchronousTestCase):
 
     # --- nodes that dial this one -----------------------------------------------------------------------------------
 
-    def accepted(self, node: int, secret: bytes = b"s", **hello: Any) -> tuple[Any, StringTransport, Deframer]:
-        """A node dials, and shakes hands as far as it comes."""
+    def accepted(self, node: int, secret: bytes = b"s", **hello: Any) -> tuple[Any, StringTransport, StreamSealer]:
+        """A node dials, and shakes hands as far as it comes; what seals its frames."""
         protocol: Any = AcceptFactory(self.transport).buildProtocol(None)
         wire = StringTransport()
         protocol.makeConnection(wire)
-        dialler = Handshake(secret, hello_of(node, **hello), anybody, 1)
+        dialler = side(secret, hello_of(node, **hello), anybody, 1)
         protocol.dataReceived(framed(dialler.begin()))
         deframer = Deframer(HELLO_BYTES_MAX)
-        data = wire.value()
-        wire.clear()
-        for frame in deframer.add(data):
-            try:
-                protocol.dataReceived(framed(dialler.receive(frame) or b"?"))
-            except LinkRefused:
-                wire.write(framed(frame))
-        return protocol, wire, deframer
+        for _ in range(2):
+            data = wire.value()
+            wire.clear()
+            for frame in deframer.add(data):
+                with contextlib.suppress(LinkRefused):
+                    answer = dialler.receive(frame)
+                    if answer is not None:
+                        protocol.dataReceived(framed(answer))
+        keys = dialler.take_keys() or ChannelKeys(AES_256_GCM, b"", b"", b"")
+        return protocol, wire, StreamSealer(keys.suite, keys.sending)
 
     def test_receives(self):
         """Frames of a node that shook hands go to the receiver."""
-        protocol, _, _ = self.accepted(3)
-        protocol.dataReceived(framed(b"one", b"two"))
+        protocol, _, sealer = self.accepted(3)
+        protocol.dataReceived(sealer.seal(framed(b"one", b"two")))
         self.assertEqual(self.receiver.told, [("received", 3, b"one"), ("received", 3, b"two")])
 
     def test_newcomer(self):
@@ -234,6 +259,7 @@ class TransportTests(SynchronousTestCase):
             ({"cluster": "x"}, b"s", "another cluster"),
             ({"version": 7}, b"s", "version 7"),
             ({}, b"t", "secrets"),
+            ({}, b"", "node 3 has no secret"),
         ]
         for hello, secret, reason in bad:
             protocol, wire, _ = self.accepted(3, secret, **hello)
@@ -253,12 +279,27 @@ class TransportTests(SynchronousTestCase):
         """A frame that the receiver refuses, or one over the limit, ends that link."""
         too_long = LENGTH.pack(self.transport.options.frame_bytes_max + 1)
         for data, reason in ((framed(b"bad", b"good"), "a bad frame"), (too_long, "bytes")):
-            protocol, wire, _ = self.accepted(3)
-            protocol.dataReceived(data)
+            protocol, wire, sealer = self.accepted(3)
+            protocol.dataReceived(sealer.seal(data))
             self.assertTrue(wire.disconnecting)
             protocol.connectionLost(Failure(ConnectionDone()))
             self.assertIn(reason, self.complaints[-1])
         self.assertEqual(self.receiver.told, [])
+
+    def test_changed_on_the_way(self):
+        """A record that was changed on its way ends its link, and is one line in the log."""
+        events: list[Any] = []
+        observer: Any = events.append  # Any: ILogObserver is any callable
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        protocol, wire, sealer = self.accepted(3)
+        record = sealer.seal(framed(b"one"))
+        protocol.dataReceived(record[:-1] + bytes([record[-1] ^ 1]) + sealer.seal(framed(b"two")))
+        self.assertTrue(wire.disconnecting)
+        protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.receiver.told, [])
+        line = "cluster link with 192.168.1.1 refused: secure channel: a record was changed on its way"
+        self.assertEqual([formatEvent(each) for each in events], [line])
 
     def test_said_once(self):
         """The same complaint about the same address is one line in a while."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -27,10 +28,12 @@ from relay.cluster.handshake import (
     LinkRefused,
     Proof,
     Refusal,
+    encode_hello,
 )
 from relay.cluster.link import LENGTH, Deframer, Outgoing
 from relay.errors import FrameTooLarge
 
+Check = Callable[[Hello], tuple[int, str] | None]
 LANES = (1000, 2000, 500)
 
 
@@ -52,6 +55,11 @@ def anybody(hello: Hello) -> tuple[int, str] | None:
     return None
 
 
+def side(secret: bytes, make: Any, check: Check = anybody, dialled: int = 0, ephemeral: bytes = b"") -> Handshake:
+    """A side of a handshake, with a key that is the same each time unless it is given."""
+    return Handshake(secret, (ephemeral or bytes([64 + dialled]) * 32) if secret else b"", make, check, dialled)
+
+
 class HandshakeTests(SynchronousTestCase):
     """The handshake of both sides, without I/O."""
 
@@ -65,8 +73,8 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_done(self):
         """Both know the other, and that it knows the secret."""
-        dialler = Handshake(b"s", hello_of(1), anybody, 2)
-        acceptor = Handshake(b"s", hello_of(2), anybody)
+        dialler = side(b"s", hello_of(1), anybody, 2)
+        acceptor = side(b"s", hello_of(2), anybody)
         self.shake(dialler, acceptor)
         self.assertTrue(dialler.done and acceptor.done)
         assert dialler.peer is not None and acceptor.peer is not None
@@ -79,14 +87,14 @@ class HandshakeTests(SynchronousTestCase):
     def test_secret(self):
         """Another secret is refused, by the acceptor first."""
         self.refused(
-            REFUSED_SECRET, Handshake(b"s", hello_of(1), anybody, 2), Handshake(b"t", hello_of(2), anybody)
+            REFUSED_SECRET, side(b"s", hello_of(1), anybody, 2), side(b"t", hello_of(2), anybody)
         )
 
     def test_secret_of_the_acceptor(self):
         """An acceptor that takes any proof and cannot give one is refused, too; so is a reflected one."""
-        dialler = Handshake(b"s", hello_of(1), anybody, 2)
+        dialler = side(b"s", hello_of(1), anybody, 2)
         dialler.begin()
-        proof = dialler.receive(msgspec.msgpack.encode(hello_of(2)(1)))
+        proof = dialler.receive(encode_hello(hello_of(2, key=b"k" * 32)(1)))
         assert proof is not None
         for answer in (msgspec.msgpack.encode(Proof(b"x" * 32)), proof):
             error = self.assertRaises(LinkRefused, dialler.receive, answer)
@@ -96,34 +104,34 @@ class HandshakeTests(SynchronousTestCase):
         """Another version is refused before anything else of the hello is looked at."""
         self.refused(
             REFUSED_VERSION,
-            Handshake(b"s", hello_of(1, version=9), anybody, 2),
-            Handshake(b"s", hello_of(2), lambda hello: self.fail("asked")),
+            side(b"s", hello_of(1, version=9), anybody, 2),
+            side(b"s", hello_of(2), lambda hello: self.fail("asked")),
         )
 
     def test_other_node(self):
         """Where another node answers than the one that was dialled, the address is wrong."""
-        self.refused(REFUSED_NODE, Handshake(b"s", hello_of(1), anybody, 3), Handshake(b"s", hello_of(2), anybody))
+        self.refused(REFUSED_NODE, side(b"s", hello_of(1), anybody, 3), side(b"s", hello_of(2), anybody))
 
     def test_check(self):
         """What the node has against a hello is told to the other side."""
         refused = (REFUSED_CLUSTER, "of cluster x")
         self.refused(
-            REFUSED_CLUSTER, Handshake(b"s", hello_of(1), anybody, 2), Handshake(b"s", hello_of(2), lambda _: refused)
+            REFUSED_CLUSTER, side(b"s", hello_of(1), anybody, 2), side(b"s", hello_of(2), lambda _: refused)
         )
 
     def test_order(self):
         """A proof before a hello, or two hellos."""
-        acceptor = Handshake(b"s", hello_of(2), anybody)
+        acceptor = side(b"s", hello_of(2), anybody)
         proof = msgspec.msgpack.encode(Proof(b"x" * 32))
         self.assertEqual(self.assertRaises(LinkRefused, acceptor.receive, proof).refusal, REFUSED_PROTOCOL)
-        hello = Handshake(b"s", hello_of(1), anybody, 2).begin()
+        hello = side(b"s", hello_of(1), anybody, 2).begin()
         acceptor.receive(hello)
         self.assertEqual(self.assertRaises(LinkRefused, acceptor.receive, hello).refusal, REFUSED_PROTOCOL)
 
     @given(st.binary(max_size=100))
     def test_garbage(self, frame: bytes) -> None:
         """Garbage is refused."""
-        self.assertRaises(LinkRefused, Handshake(b"s", hello_of(2), anybody).receive, frame)
+        self.assertRaises(LinkRefused, side(b"s", hello_of(2), anybody).receive, frame)
 
 
 class DeframerTests(SynchronousTestCase):
@@ -153,12 +161,12 @@ class DeframerTests(SynchronousTestCase):
 
 
 class OutgoingTests(SynchronousTestCase):
-    """The end that sends."""
+    """The end that sends; without a secret, so that what it writes can be read here."""
 
     def setUp(self) -> None:
         self.events: list[Any] = []
         self.link = Outgoing(
-            Handshake(b"s", hello_of(1), anybody, 2),
+            side(b"", hello_of(1), anybody, 2),
             LANES,
             lambda link, hello: self.events.append(("up", hello.node)),
             lambda link, why: self.events.append(("lost", str(why) if why else "")),
@@ -167,7 +175,7 @@ class OutgoingTests(SynchronousTestCase):
         self.link.makeConnection(self.transport)
 
     def up(self) -> None:
-        acceptor = Handshake(b"s", hello_of(2), anybody)
+        acceptor = side(b"", hello_of(2), anybody)
         deframer = Deframer(HELLO_BYTES_MAX)
         for _ in range(2):
             for frame in deframer.add(self.taken()):
