@@ -9,7 +9,7 @@ A link carries frames one way, from the node that dialled; each node of a pair d
                                                        ◀─  the same of its own, with ``to`` the dialler
     [2, proof]  ─▶                                         HMAC-SHA-256 under the secret, of side and hellos
                                                        ◀─  [2, proof]: the link stands; frames may follow
-    either: [3, code, reason]                                refused; the link ends
+    either: [3, code, reason] or [3, code, reason, proof]    refused; the link ends
 
 ======================  ==============================================================================================
 refused, code           when
@@ -25,6 +25,9 @@ protocol (6)            anything else: no such message, not in this order, too l
 ``key`` is the public part of an X25519 key made for this link; without a secret there is none, and what follows is in
 clear. With one, the keys of what follows come from both: from the exchange, so that who learns the secret later opens
 nothing that was recorded, and from the secret, so that nobody else has them. ``docs/cluster.md`` has the derivation.
+
+A node ends when it hears that its data directory is another one (4). Where there is a secret, that is believed only
+with a proof, which the acceptor gives after the dialler's: it gives none to strangers, as they could try out secrets.
 
 No randomness here: the ephemeral key comes in as 32 random bytes, good for one handshake.
 """
@@ -46,6 +49,7 @@ VERSION: Final = 2
 NONCE_BYTES: Final = 16
 HELLO_BYTES_MAX: Final = 2048
 """The longest frame before the link stands."""
+REASON_LENGTH_MAX: Final = 500
 
 REFUSED_VERSION: Final = 1
 REFUSED_CLUSTER: Final = 2
@@ -78,10 +82,11 @@ class Proof(msgspec.Struct, array_like=True, tag=2, frozen=True, forbid_unknown_
 
 
 class Refusal(msgspec.Struct, array_like=True, tag=3, frozen=True, forbid_unknown_fields=True):
-    """The link ends."""
+    """The link ends. ``proof``: it comes from a node that knows the secret."""
 
     code: Annotated[int, Meta(ge=0)]
-    reason: Annotated[str, Meta(max_length=500)]
+    reason: Annotated[str, Meta(max_length=REASON_LENGTH_MAX)]
+    proof: Annotated[bytes, Meta(min_length=32, max_length=32)] | None = None
 
 
 class _OtherHello(msgspec.Struct, array_like=True, tag=1, frozen=True):
@@ -96,12 +101,17 @@ _decode_other = msgspec.msgpack.Decoder(_OtherHello).decode
 
 
 class LinkRefused(RemoteProtocolError):
-    """The link does not come to be. ``code`` of the table; ``theirs``: the other side said so."""
+    """The link does not come to be. ``refusal``: code of the table; ``theirs``: the other side said so; ``sure``: and
+    it is no stranger; ``proof``: what makes the other side sure."""
 
-    def __init__(self, refusal: int, reason: str, *, theirs: bool = False) -> None:
+    def __init__(
+        self, refusal: int, reason: str, *, theirs: bool = False, sure: bool = False, proof: bytes | None = None
+    ) -> None:
         super().__init__(reason)
         self.refusal = refusal
         self.theirs = theirs
+        self.sure = sure
+        self.proof = proof
 
 
 class Handshake:
@@ -113,7 +123,8 @@ class Handshake:
     """
 
     __slots__ = (
-        "_check", "_dialled", "_ephemeral", "_heard", "_keys", "_make", "_said", "_secret", "done", "peer",
+        "_check", "_dialled", "_ephemeral", "_heard", "_keys", "_make", "_postponed", "_said", "_secret", "done",
+        "peer",
     )  # fmt: skip
 
     def __init__(
@@ -133,6 +144,7 @@ class Handshake:
         self._check = check
         self._dialled = dialled  # the node that is called; 0: this side was called
         self._keys: ChannelKeys | None = None
+        self._postponed = ""  # why the dialler is refused once it has proved that it may know
         self._said = b""  # the two hellos, as they are on the wire
         self._heard = b""
 
@@ -148,7 +160,7 @@ class Handshake:
         except (msgspec.DecodeError, RecursionError):
             raise _unreadable(frame) from None
         if isinstance(message, Refusal):
-            raise LinkRefused(message.code, message.reason, theirs=True)
+            raise LinkRefused(message.code, message.reason, theirs=True, sure=self._is_sure(message))
         if isinstance(message, Hello) and self.peer is None:
             return self._receive_hello(message, frame)
         if isinstance(message, Proof) and self.peer is not None and not self.done:
@@ -168,7 +180,10 @@ class Handshake:
         return self._said
 
     def _receive_hello(self, hello: Hello, frame: bytes) -> bytes:
-        refused = self._check_version(hello) or self._check(hello) or self._check_key(hello)
+        refused = self._check_version(hello) or self._check(hello)
+        if refused is not None and refused[0] == REFUSED_INCARNATION and self._secret and not self._dialled:
+            self._postponed, refused = refused[1], None
+        refused = refused or self._check_key(hello)
         if refused is not None:
             raise LinkRefused(*refused)
         self.peer = hello
@@ -181,6 +196,9 @@ class Handshake:
         expected = self._mac(b"acceptor" if self._dialled else b"dialler")
         if not hmac.compare_digest(message.proof, expected):
             raise LinkRefused(REFUSED_SECRET, "the secrets of the two nodes are not the same")
+        if self._postponed:
+            reason = self._postponed[:REASON_LENGTH_MAX]
+            raise LinkRefused(REFUSED_INCARNATION, reason, proof=self._mac(b"refused", reason.encode()))
         if self._secret:
             # Not earlier: who does not know the secret does not have this side exchange keys.
             self._keys = self._agree()
@@ -214,11 +232,18 @@ class Handshake:
         sending, receiving = (dialler, acceptor) if self._dialled else (acceptor, dialler)
         return ChannelKeys(AES_256_GCM, sending, receiving, b"")
 
-    def _mac(self, label: bytes) -> bytes:
-        """Of both hellos, under the secret."""
+    def _is_sure(self, message: Refusal) -> bool:
+        if not self._secret:
+            return True
+        if message.proof is None or self.peer is None:
+            return False
+        return hmac.compare_digest(message.proof, self._mac(b"refused", message.reason.encode()))
+
+    def _mac(self, label: bytes, more: bytes = b"") -> bytes:
+        """Of both hellos and ``more``, under the secret."""
         first, second = (self._said, self._heard) if self._dialled else (self._heard, self._said)
         assert first and second
-        return hmac.digest(self._secret, label + sha256(first).digest() + sha256(second).digest(), "sha256")
+        return hmac.digest(self._secret, label + sha256(first).digest() + sha256(second).digest() + more, "sha256")
 
 
 def _unreadable(frame: bytes) -> LinkRefused:
@@ -240,4 +265,6 @@ def encode_hello(hello: Hello) -> bytes:
 
 def refusal_frame(error: LinkRefused) -> bytes:
     """What tells the other side."""
-    return _encode(Refusal(error.refusal, str(error)[:500]))
+    fields = (3, error.refusal, str(error)[:REASON_LENGTH_MAX])
+    # Three elements, if it needs no proof: as many as the first version can read.
+    return _encode(fields if error.proof is None else (*fields, error.proof))

@@ -267,7 +267,7 @@ class ClusterService(Service):
 
     def _refused(self, node: int, error: LinkRefused) -> None:
         """Another node does not take this one."""
-        if error.theirs and error.refusal == REFUSED_INCARNATION:
+        if error.theirs and error.sure and error.refusal == REFUSED_INCARNATION:
             self._refuse(f"node {node} refuses this node: {error}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -14,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.cluster.frames import URGENT
 from relay.cluster.handshake import (
     HELLO_BYTES_MAX,
+    REFUSED_INCARNATION,
     REFUSED_PROTOCOL,
     REFUSED_SECRET,
     REFUSED_VERSION,
@@ -22,8 +24,10 @@ from relay.cluster.handshake import (
     Hello,
     LinkRefused,
     encode_hello,
+    refusal_frame,
 )
 from relay.cluster.link import Deframer
+from relay.cluster.service import ClusterService
 from relay.test.test_links import anybody, framed, hello_of, side
 from relay.test.test_sealed_links import Pair
 from relay.wire.secure import KEY_BYTES
@@ -165,6 +169,55 @@ class Openings(SynchronousTestCase):
         proof = dialler.receive(acceptor.receive(dialler.begin()) or b"")
         with mock.patch("relay.cluster.handshake.agree", self.fail):
             self.refused(REFUSED_SECRET, acceptor.receive, proof or b"")
+
+    def test_another_incarnation(self):
+        """That its directory is another one is told to a node that has proved its secret, with a proof."""
+        refused = (REFUSED_INCARNATION, "emptied" * 100)
+        dialler, acceptor = side(b"s", hello_of(1), anybody, 2), side(b"s", hello_of(2), lambda _: refused)
+        proof = dialler.receive(acceptor.receive(dialler.begin()) or b"")
+        error = self.assertRaises(LinkRefused, acceptor.receive, proof)
+        self.assertFalse(acceptor.done)
+        told = refusal_frame(error)
+        heard = self.assertRaises(LinkRefused, dialler.receive, told)
+        self.assertEqual((heard.refusal, heard.theirs, heard.sure), (REFUSED_INCARNATION, True, True))
+        self.assertEqual(str(heard), ("emptied" * 100)[:500])
+
+        # Without the proof, with another one, for another reason or in another handshake, anybody may have said it.
+        code, reason, proof = msgspec.msgpack.decode(told)[1:]
+        for said in ([3, code, reason], [3, code, "emptied", proof], [3, code, reason, b"x" * 32]):
+            heard = self.assertRaises(LinkRefused, dialler.receive, msgspec.msgpack.encode(said))
+            self.assertEqual((heard.refusal, heard.theirs, heard.sure), (REFUSED_INCARNATION, True, False))
+        again = side(b"s", hello_of(1), anybody, 2, ephemeral=b"e" * 32)
+        again.begin()
+        self.assertFalse(self.assertRaises(LinkRefused, again.receive, told).sure)
+        again.receive(encode_hello(hello_of(2, key=b"k" * 32)(1)))
+        self.assertFalse(self.assertRaises(LinkRefused, again.receive, told).sure)
+
+    def test_stranger_with_another_incarnation(self):
+        """A node that does not know the secret, or has none, is not told that, nor given a proof of anything."""
+        refused = (REFUSED_INCARNATION, "emptied")
+        for secret in (b"t", b""):
+            dialler, acceptor = side(secret, hello_of(1), anybody, 2), side(b"s", hello_of(2), lambda _: refused)
+            frame = dialler.begin()
+            if secret:
+                frame = dialler.receive(acceptor.receive(frame) or b"") or b""
+            error = self.assertRaises(LinkRefused, acceptor.receive, frame)
+            self.assertEqual((error.refusal, error.proof), (REFUSED_SECRET, None))
+
+    def test_another_incarnation_without_a_secret(self):
+        """Where there is no secret, it is told and believed at once."""
+        acceptor = side(b"", hello_of(2), lambda _: (REFUSED_INCARNATION, "emptied"))
+        dialler = side(b"", hello_of(1), anybody, 2)
+        told = refusal_frame(self.assertRaises(LinkRefused, acceptor.receive, dialler.begin()))
+        self.assertEqual(msgspec.msgpack.decode(told), [3, REFUSED_INCARNATION, "emptied"])
+        self.assertTrue(self.assertRaises(LinkRefused, dialler.receive, told).sure)
+
+    def test_ends_the_node(self):
+        """A node ends when that is sure, and not otherwise."""
+        for theirs, sure, code in product((True, False), (True, False), (REFUSED_INCARNATION, REFUSED_SECRET)):
+            service = mock.Mock()
+            ClusterService._refused(service, 2, LinkRefused(code, "emptied", theirs=theirs, sure=sure))
+            self.assertEqual(service._refuse.called, theirs and sure and code == REFUSED_INCARNATION)
 
     def test_random(self):
         """A secret without randomness for its key, or the opposite, is our own mistake."""
