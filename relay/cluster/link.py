@@ -37,6 +37,7 @@ LENGTH: Final = Struct("<I")
 RECORDS_MAX: Final = 2**16
 """Records under one key: an hour of heartbeats every 50 ms, 1 GiB of snapshots. Another one costs 50 µs, so nothing is
 saved by coming near a bound of the cipher, and no clock is needed."""
+IN_CLEAR: Final = "something came in clear behind the handshake"
 
 
 class Deframer:
@@ -121,13 +122,15 @@ class _Link(Protocol):
         """More of the handshake; the other node, once the link stands. Raises RemoteProtocolError."""
         handshake = self.handshake
         for frame in self.deframer.add(data):
+            if handshake.done:
+                raise RemoteProtocolError(IN_CLEAR)
             answer = handshake.receive(frame)
             if answer is not None:
                 self.write_clear(answer)
         if not handshake.done:
             return None
         if not self.deframer.empty:
-            raise RemoteProtocolError("something came in clear behind the handshake")
+            raise RemoteProtocolError(IN_CLEAR)
         return handshake.peer
 
 

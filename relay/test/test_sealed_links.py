@@ -304,6 +304,13 @@ class Tampering(SynchronousTestCase):
             pair.outgoing.dataReceived(pair.written(1))
             pair.incoming.dataReceived(pair.written() + added)
             self.assertEqual((pair.got, pair.incoming.ended), ([], True))
+            answer = pair.written(1)
+            (proof,) = Deframer(HELLO_BYTES_MAX).add(answer)  # alone: a refusal would be in clear, too
+            self.assertEqual(msgspec.msgpack.decode(proof)[0], 2)
+            pair.outgoing.dataReceived(answer + added)
+            self.assertTrue(pair.outgoing.ended)
+            self.assertEqual(pair.written(), b"")
+            self.assertEqual(pair.lost(), ["something came in clear behind the handshake"] * 2)
 
     def test_limits(self):
         """A frame that is too long or empty ends the link, though whoever sealed it knows the secret."""
