@@ -33,7 +33,7 @@ def transport(node: int = 1) -> TcpTransport:
     """The links of ``node``, none yet."""
     reactor: Any = MemoryReactorClock()
     return TcpTransport(
-        reactor, b"s", hello_of(node), anybody, lambda hello: None, lambda node, error: None, lambda: 0.0
+        reactor, b"", hello_of(node), anybody, lambda hello: None, lambda node, error: None, lambda: 0.0, bytes
     )  # fmt: skip
 
 
@@ -331,7 +331,7 @@ class LinkTests(SynchronousTestCase):
         protocol = found[-1][2].buildProtocol(None)
         wire = StringTransport()
         protocol.makeConnection(wire)
-        acceptor, deframer = Handshake(b"s", hello_of(2), anybody), Deframer(HELLO_BYTES_MAX)
+        acceptor, deframer = Handshake(b"", b"", hello_of(2), anybody), Deframer(HELLO_BYTES_MAX)
         for _ in range(2):
             data = wire.value()
             wire.clear()
@@ -359,7 +359,7 @@ class LinkTests(SynchronousTestCase):
         link: Any = AcceptFactory(self.links).buildProtocol(None)
         wire = StringTransport()
         link.makeConnection(wire)
-        dialler, deframer = Handshake(b"s", hello_of(2), anybody, 1), Deframer(HELLO_BYTES_MAX)
+        dialler, deframer = Handshake(b"", b"", hello_of(2), anybody, 1), Deframer(HELLO_BYTES_MAX)
         link.dataReceived(framed(dialler.begin()))
         for _ in range(2):
             data = wire.value()
