@@ -2,11 +2,12 @@
 
 =====================  ===============================================================================================
 one leader             a term of a group has at most one (paper 5.2)
-complete               who becomes leader has every entry that was ever committed (paper 5.4)
+complete               who becomes leader has every entry that was committed in earlier terms (paper 5.4)
 no regress             neither a commit index nor a term falls while a node lives
 matching               whoever commits an index has the same term there as whoever did before (paper 5.3)
 on a quorum            what a leader commits is durable on a majority of the voters of its configuration (both halves)
 durable first          an acknowledgement or a vote that leaves a node is in its log, synced (paper 5.2, thesis 3.8)
+elected                the votes that made a leader are durable on a majority of the voters (both halves), its own too
 recovered              after a crash the log has everything that it said was durable
 applied                every node applies the same command at an index, in order, each once, with the same result; no
                        entry that is not committed counts as applied
@@ -56,6 +57,8 @@ class Invariants:
         self._seen: dict[tuple[int, int], _Seen] = {}
         self._leaders: dict[tuple[int, int], int] = {}
         self.committed: dict[int, list[int]] = {number: [0] for number in world.group_numbers}  # terms by index
+        # The last index that was seen to be committed while a term was the latest known.
+        self._committed_in: dict[int, dict[int, int]] = {number: {} for number in world.group_numbers}
         self._applied: dict[int, dict[int, tuple[bytes, Any]]] = {number: {} for number in world.group_numbers}
         self.elections = 0
         self.recoveries = 0
@@ -104,13 +107,29 @@ class Invariants:
         other = self._leaders.setdefault((group, raft.term), node.number)
         if other != node.number:
             self.violated(f"one leader: nodes {other} and {node.number} lead group {group} in term {raft.term}")
+        for half in (raft.configuration.incoming, raft.configuration.outgoing):
+            votes = [number for number in sorted(half) if self._voted(number, group, raft.term, node.number)]
+            if half and len(votes) <= len(half) // 2:
+                self.violated(
+                    f"elected: node {node.number} leads in term {raft.term}, durable are the votes of {votes} of the "
+                    f"voters {sorted(half)}"
+                )
         terms = self.committed[group]
-        last = len(terms) - 1
+        # Its votes may have come late: what leaders of later terms committed meanwhile it need not have.
+        last = max((index for term, index in self._committed_in[group].items() if term < raft.term), default=0)
         if raft.log.last_index < last:
             self.violated(f"complete: node {node.number} leads with {raft.log.last_index} of {last} entries")
         term = raft.log.term_or_zero(last)
         if term and term != terms[last]:
             self.violated(f"complete: node {node.number} leads, its entry {last} has term {term}, not {terms[last]}")
+
+    def _voted(self, number: int, group: int, term: int, candidate: int) -> bool:
+        """Whether a node's vote is durable; of one that knows a later term it is not known any more."""
+        node = self._world.nodes.get(number)
+        if node is None or node.log is None:
+            return False
+        state = node.log.group(group).hard_state
+        return state.term > term or (state.term, state.vote) == (term, candidate)
 
     def _committed(self, node: Node, group: int, raft: Any, seen: _Seen) -> None:  # Any: RaftState
         committed = raft.log.committed
@@ -132,6 +151,8 @@ class Invariants:
                 terms.append(term)
             else:
                 terms.extend([0] * (index - len(terms)) + [term])
+        if len(terms) == committed + 1:
+            self._committed_in[group][raft.term] = committed
         if raft.role == LEADER:
             # A change of membership that was applied in this very event did not count for its own commitment.
             halves = self._without_quorum(group, raft.configuration, committed, raft)
