@@ -1,8 +1,15 @@
 """Clients: put, get and compare-and-swap through the code that a node's own services use, and the history of it all.
 
-Half of the writes go under the node's session (``KeyValue.execute``), which repeats what ended as unknown; half are of
-clients with sessions of their own, that try the same number again at another node when the end is unknown
-(``execute_for``). What ended as not done must not have happened; what ended as unknown may happen at any time.
+==============  ======================================================================================================
+a write         how it is repeated
+==============  ======================================================================================================
+of the node     under the node's session (``KeyValue.execute``), which repeats what ended as unknown
+of a client     under a session of its own, at another node when the end is unknown (``execute_for``)
+bare            never, and without a number: no session hides what the group itself did twice, or was wrong about
+==============  ======================================================================================================
+
+What ended as not done must not have happened; what ended as unknown may happen at any time. A lease lasts, granted or
+renewed, at least as long as it says.
 
 A key is used for ``WINDOW_S``, so that the history of each is short; then other keys are. The model of a key is its
 value and its version: a write that was done twice shows in the version.
@@ -16,11 +23,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
-from relay.cluster.keyvalue import KeyValue
-from relay.cluster.kv.commands import Compare, Get, Grant, Open, Pair, Put, Result, Txn
-from relay.errors import RelayError, Unavailable
+from relay.cluster.keyvalue import KeyValue, check
+from relay.cluster.kv.commands import Compare, Get, Grant, Keep, Open, Pair, Put, Result, Txn
+from relay.errors import NotFound, RelayError, Unavailable
 from relay.test.linearizability import Operation, linearizable
+from relay.test.sim.faults import DRIFT
 
 if TYPE_CHECKING:
     from relay.test.sim.world import World
@@ -31,6 +40,11 @@ HOT_KEYS: Final = 2
 SESSIONS: Final = 12
 PATIENCE: Final = 3  # times that a client with a session of its own tries again
 BURST_MAX: Final = 12
+BARE: Final = 0.25
+"""Share of the writes."""
+LEASE_MS: Final = (300, 900, 2500)
+LULLS: Final = 0.005
+"""How often nobody wants anything for so long that groups become quiet: a share of the bursts."""
 
 Value = tuple[bytes, int]
 NEW: Final[Value] = (b"", 0)
@@ -157,7 +171,10 @@ class Clients:
 
     def _next(self) -> None:
         size = self._dice.randrange(1, BURST_MAX + 1)
-        self._world.schedule.later(size / self._rate * 2 * self._dice.random(), None, self._burst, size)
+        wait_s = size / self._rate * 2 * self._dice.random()
+        if self._dice.random() < LULLS:
+            wait_s += 1.0 + 2 * self._dice.random()
+        self._world.schedule.later(wait_s, None, self._burst, size)
 
     def _burst(self, size: int) -> None:
         if not self.running:
@@ -199,7 +216,7 @@ class Clients:
             self._go(self._get(keys, self._call(key, "get", None, number)))
             return
         if chance > 0.985:
-            self._go(self._lease(keys, key))
+            self._go(self._lease(number, keys, dice.choice(LEASE_MS), dice.random() < 0.5))
             return
         self._value += 1
         new = b"%d" % self._value
@@ -211,6 +228,9 @@ class Clients:
             action, argument = "cas", (old, new)  # type: ignore[assignment]  # a longer tuple
             operation = Txn((Get(key), Put(key, new)), (Compare(key, "value", "=", old),), (Get(key),))
         self._last[key] = new
+        if dice.random() < BARE:
+            self._go(self._bare(keys, self._call(key, action, argument, number), operation))
+            return
         client = dice.choice(self._clients)
         if dice.random() < 0.5 and not client.busy and client.group == group:
             client.busy = True
@@ -298,13 +318,44 @@ class Clients:
         finally:
             del self._gates[gate]
 
-    async def _lease(self, keys: KeyValue, key: str) -> None:
-        """A key that goes with its lease; looked at only as part of the state."""
+    async def _bare(self, keys: KeyValue, call: _Call, operation: Txn) -> None:
+        waiting: Deferred[Result] = Deferred()
+
+        def done(result: Result, error: RelayError | None) -> None:
+            waiting.callback(result) if error is None else waiting.errback(error)
+
+        keys.propose_unnumbered(operation, done)
         try:
-            lease = (await keys.execute(Grant(300))).ids[0]
-            await keys.execute(Txn((Put(f"lease/{key}", b"", lease),)))
+            result = check(await waiting)
+        except RelayError as error:
+            self._unknown(call) if error.outcome == "unknown" else self._failed(call)
+            return
+        self._done(call, _before(result))
+
+    async def _lease(self, number: int, keys: KeyValue, ttl_ms: int, renew: bool) -> None:
+        """A key that goes with its lease, and not before."""
+        schedule, clock = self._world.schedule, keys.clock
+        since_s = schedule.now_s
+        try:
+            lease = (await keys.execute(Grant(ttl_ms))).ids[0]
+            await keys.execute(Txn((Put(f"lease/{lease}", b"", lease),)))
+            gone = False
+            if renew:
+                await deferLater(clock, ttl_ms / 2000 * self._dice.random())
+                renewed_s = schedule.now_s
+                gone = bool((await keys.execute(Keep((lease,)))).ids)
+                since_s = since_s if gone else renewed_s
+            if not gone:
+                await deferLater(clock, 0.7 * ttl_ms / 1000 * self._world.nodes[number].rate)
+                await keys.barrier()
+                gone = keys.state.keys.get(f"lease/{lease}") is None
+        except NotFound:
+            gone = True
         except RelayError:
             return
+        lasted_s = schedule.now_s - since_s
+        if gone and lasted_s * (1 + DRIFT) * 1000 < ttl_ms:  # by the fastest of all clocks
+            self._world.invariants.violated(f"a lease of {ttl_ms} ms is over after {lasted_s * 1000:.0f} ms")
 
     # --- the history ----------------------------------------------------------------------------------------------
 
