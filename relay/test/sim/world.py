@@ -83,6 +83,7 @@ class World:
             request_ticks=dice.choice((20, 60)),
             frame_bytes_max=32 << 10,
             catch_up_entries_max=64,
+            quiet_ticks=dice.choice((2, 6, 20)),
         )
         self.invariants = Invariants(self)
         self.network = Network(self, Random(f"{recipe.seed} network"))
