@@ -76,6 +76,9 @@ def _all() -> dict[str, Plant]:
         plants_core,
         plants_groups,
         plants_kv,
+        plants_more_groups,
+        plants_more_kv,
+        plants_more_starts,
         plants_replication,
         plants_snapshots,
         plants_store,
@@ -89,6 +92,11 @@ def _all() -> dict[str, Plant]:
         ("groups", "relay.cluster", plants_snapshots.PLANTS),
         ("kv", "relay.cluster", plants_kv.PLANTS),
         ("store", "relay.store", plants_store.PLANTS),
+        ("groups", "relay.cluster", plants_more_groups.PLANTS),
+        ("groups", "relay.cluster", plants_more_starts.GROUPS),
+        ("store", "relay.store", plants_more_starts.STORE),
+        ("kv", "relay.cluster", plants_more_kv.KV),
+        ("core", "relay.cluster.raft", plants_more_kv.CORE),
     ):
         for name, module, old, new in plants:
             assert name not in found, name
