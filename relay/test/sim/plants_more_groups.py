@@ -281,4 +281,65 @@ PLANTS: Final = (
         "            self.fail(blocks.popleft().dones, Unavailable(OVERWRITTEN))\n"
         "        if not blocks or blocks[-1].first",
     ),
+    (
+        "changes-of-members-have-no-result",
+        "applier",
+        "            results.append(members)\n",
+        "            if entry.type == ENTRY_NORMAL:\n"
+        "                results.append(members)\n",
+    ),
+    (
+        "reads-wait-for-the-oldest-index",
+        "requests",
+        "            self._ready.append((index, self._asked, tick))\n",
+        "            oldest = self._ready[0][0] if self._ready else index\n"
+        "            self._ready.append((min(index, oldest), self._asked, tick))\n",
+    ),
+    (
+        "not-committed-is-not-done-while-others-wait",
+        "requests",
+        '            self.fail(self._placed.popleft().dones, DeadlineExceeded("not committed in time"))\n',
+        '            known = "not_done" if self.queued else "unknown"\n'
+        '            self.fail(self._placed.popleft().dones, DeadlineExceeded("in time", outcome=known))\n',
+    ),
+    (
+        "quiet-leader-tells-those-that-are-silent",
+        "replica",
+        "        for node, _ in reached:\n",
+        "        for node, _ in raft.peers:\n",
+    ),
+    (
+        "lost-forwards-are-not-done-in-a-burst",
+        "requests",
+        '            self.fail(dones, Unavailable("the link to the leader was lost", outcome="unknown"))\n',
+        '            known = "unknown" if len(dones) < 3 else "not_done"\n'
+        '            self.fail(dones, Unavailable("the link to the leader was lost", outcome=known))\n',
+    ),
+    (
+        # A later answer of the same leader came first.
+        "blocks-behind-a-new-one-are-not-done",
+        "requests",
+        "        self._placed = deque(sorted((*blocks, block), key=lambda each: each.first))\n",
+        "        while blocks and blocks[-1].first > first:\n"
+        "            self.fail(blocks.pop().dones, Unavailable(OVERWRITTEN))\n"
+        "        blocks.append(block)\n",
+    ),
+    (
+        "blocks-behind-a-snapshot-are-not-done",
+        "requests",
+        "        while self._placed and self._placed[0].first <= index:\n",
+        "        while self._placed and self._placed[-1].first > index:\n"
+        "            self.fail(self._placed.pop().dones, Unavailable(OVERWRITTEN))\n"
+        "        while self._placed and self._placed[0].first <= index:\n",
+    ),
+    (
+        "reads-of-a-busy-follower-at-once",
+        "replica",
+        "        if context is not None:\n"
+        "            self.raw.read_index(context)\n",
+        "        if context is not None and raft.role == FOLLOWER and self.proposals.count:\n"
+        "            self.reads.answered(context, raft.log.committed, self.host.ticks)\n"
+        "        elif context is not None:\n"
+        "            self.raw.read_index(context)\n",
+    ),
 )
