@@ -8,6 +8,7 @@ matching               whoever commits an index has the same term there as whoev
 on a quorum            what a leader commits is durable on a majority of the voters of its configuration (both halves)
 durable first          an acknowledgement or a vote that leaves a node is in its log, synced (paper 5.2, thesis 3.8)
 elected                the votes that made a leader are durable on a majority of the voters (both halves), its own too
+agreed                 what is acknowledged to a leader is what the leader has (paper 5.3)
 recovered              after a crash the log has everything that it said was durable
 applied                every node applies the same command at an index, in order, each once, with the same result; no
                        entry that is not committed counts as applied
@@ -203,6 +204,7 @@ class Invariants:
                         f"durable first: node {node.number} acknowledges in term {message.term}, durable is term "
                         f"{log.hard_state.term}"
                     )
+                self._agrees(node, to, group, message.term, message.index)
             elif (log.hard_state.term, log.hard_state.vote) != (message.term, to) and (
                 log.hard_state.term <= message.term
             ):
@@ -210,6 +212,20 @@ class Invariants:
                     f"durable first: node {node.number} votes for {to} in term {message.term}, durable is term "
                     f"{log.hard_state.term} and {log.hard_state.vote}"
                 )
+
+    def _agrees(self, node: Node, to: int, group: int, term: int, index: int) -> None:
+        """What a node acknowledges is what the leader of the term has there."""
+        other = self._world.nodes.get(to)
+        if other is None or other.groups is None or node.groups is None:
+            return
+        leader, own = other.groups.replicas[group].raw.raft, node.groups.replicas[group].raw.raft
+        if leader.role != LEADER or not leader.term == own.term == term:
+            return
+        theirs, ours = leader.log.term_or_zero(index), own.log.term_or_zero(index)
+        if index > leader.log.last_index or (theirs and ours and theirs != ours):
+            self.violated(
+                f"agreed: node {node.number} acknowledges entry {index} of term {ours}, leader {to} has term {theirs}"
+            )
 
     # --- lives ----------------------------------------------------------------------------------------------------
 
