@@ -9,9 +9,10 @@ empty, founding voters given                founded: a restore record at index 1
 empty, none given                           waits for a leader to send a snapshot
 begins at index 1                           the machine is empty, entries are applied from 2 on
 begins or goes on at the newest snapshot    the machine is restored from it, entries are applied behind it
-ends before the newest snapshot             the snapshot was received, its restore record was not written: written now
+ends before the newest snapshot, or has     the snapshot was received, its restore record was not written: written now;
+another term there, not committed           the tail is a former leader's, which nobody has committed
 begins behind the newest whole snapshot     refused: entries are missing
-an entry of another term at the snapshot    refused: it belongs to another log
+a committed entry of another term there     refused: it belongs to another log
 ==========================================  ==========================================================================
 
 The log's membership wins over the configuration file (:func:`audit`): the file says who founds a cluster, later it may
@@ -98,7 +99,10 @@ def prepare(stores: Stores, number: int, founders: Sequence[int]) -> list[Any]: 
         raise ConfigError(
             f"group {number}: the log begins at {first}, the newest whole snapshot ends at {snapshot.index}{why}"
         )
-    if snapshot.index > last:
+    replaced = snapshot.index > last or (
+        snapshot.index > hard_state.commit and log.term(snapshot.index) != snapshot.term
+    )
+    if replaced:
         term = max(hard_state.term, snapshot.term)
         vote = hard_state.vote if term == hard_state.term else 0
         return [stores.write(number, restore=snapshot, hard_state=HardState(term, vote, snapshot.index))]

@@ -42,14 +42,19 @@ _ERRORS: Final[dict[str, type[errors.RelayError]]] = {
     "forgotten": errors.Gone,
 }
 
+_NOT_REMEMBERED: Final = ("no_session", "full")
+
 Listener = Callable[[list[Event] | None], None]
 """Called with events of keys below its prefix; None: the state was replaced, look at all of it."""
 
 
-def check(result: Result) -> Result:
-    """``result``. Raises the ``RelayError`` for its error: nothing was done, or (``forgotten``) it is not known."""
+def check(result: Result, repeated: bool = False) -> Result:
+    """``result``. Raises the ``RelayError`` for its error: nothing was done, or it is not known: ``forgotten``, or
+    ``repeated`` (an earlier proposal ended as unknown) and an error that the state does not remember, as the earlier
+    one may have been done, or be done yet."""
     if result.error:
-        raise _ERRORS[result.error](result.text, outcome="unknown" if result.error == "forgotten" else "not_done")
+        unknown = result.error == "forgotten" or (repeated and result.error in _NOT_REMEMBERED)
+        raise _ERRORS[result.error](result.text, outcome="unknown" if unknown else "not_done")
     return result
 
 
@@ -107,7 +112,7 @@ class KeyValue:
             finally:
                 session.answered(seq)
             if result.error != "no_session":
-                return check(result)
+                return check(result, repeated)
             # The state has let this node's session go. The command was not done by this proposal, but perhaps by one
             # before it.
             if self._session is session:
@@ -118,8 +123,8 @@ class KeyValue:
     async def execute_for(self, operation: Operation, client: int, seq: int, ack: int) -> Result:
         """Have it done once under a number that a client gave in its own session, as ``execute``."""
         until_s = self.clock.seconds() + self._write_timeout_s
-        result, _ = await self._command(operation, client, seq, lambda: ack, until_s)
-        return check(result)
+        result, repeated = await self._command(operation, client, seq, lambda: ack, until_s)
+        return check(result, repeated)
 
     async def _command(
         self, operation: Operation, client: int, seq: int, ack: Callable[[], int], until_s: float

@@ -144,6 +144,19 @@ class PrepareTests(SynchronousTestCase):
         self.assertEqual((log.first_index(), log.last_index(), log.initial_state()[0]), (51, 50, HardState(7, 0, 50)))
         self.assertEqual(begin(self.disk.stores, 1, ListMachine()).applied, 50)
 
+    def test_received_inside_of_a_tail(self):
+        """… and that of a tail that a former leader has not committed."""
+        self.prepare()
+        self.disk.entries(2, 3)
+        tail = tuple(Entry(0, 1, index, b"") for index in range(5, 12))
+        self.disk.write(GroupWrite(1, tail))
+        self.disk.snapshot(8, term=3)
+        self.assertEqual(self.prepare(), 1)
+        self.disk.reopen()
+        log = self.disk.log.group(1)
+        self.assertEqual((log.first_index(), log.last_index(), log.initial_state()[0]), (9, 8, HardState(3, 0, 8)))
+        self.assertEqual(begin(self.disk.stores, 1, ListMachine()).applied, 8)
+
     def test_received_then_without_power(self):
         """… also when the process was killed before the snapshot's name was durable, and the power fails later."""
         for seed in range(8):

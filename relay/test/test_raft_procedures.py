@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay import errors
 from relay.app import Application
 from relay.cluster import procedures
-from relay.cluster.kv.commands import Close, Grant, Keep, Limits, Put, Txn
+from relay.cluster.kv.commands import Close, Grant, Keep, Limits, Open, Put, Txn
 from relay.cluster.procedures import ClusterProcedures, KeyValueProcedures
 from relay.config import Handlers
 from relay.config_auth import EVERYTHING, Permit
@@ -114,6 +114,24 @@ class AccessTests(SynchronousTestCase):
         self.cluster.keys[1].propose_unnumbered(Close(session.id), lambda *_: None)
         error = self.failureResultOf(self.run_for(0.5, waiting), errors.Unavailable).value
         self.assertEqual(error.outcome, "unknown")
+
+    def test_clients_session_gone_in_between(self) -> None:
+        """… also of a client's own session, and when it has no room for another result meanwhile."""
+        for what in ("gone", "full"):
+            limits = Limits(session_results_max=1)
+            self.cluster = FakeCluster(self.clock, write_timeout_s=1.0, limits=limits)
+            self.keys = self.cluster.keys[2]
+            self.successResultOf(self.run_for(0.5, self.put("warm")))  # the limits are the state's
+            (client,) = self.successResultOf(self.run_for(0.1, self.start(self.keys.execute(Open())))).ids
+            self.cluster.lose_proposals = 1
+            waiting = self.start(self.keys.execute_for(Txn((Put("a", b""),)), client, 2, 0))
+            self.cluster.run(0.004)
+            if what == "gone":
+                self.cluster.keys[1].propose_unnumbered(Close(client), lambda *_: None)
+            else:
+                self.start(self.cluster.keys[1].execute_for(Txn((Put("b", b""),)), client, 1, 0))
+            error = self.failureResultOf(self.run_for(0.5, waiting), errors.RelayError).value
+            self.assertEqual((error.label, error.outcome), ("not_found" if what == "gone" else "full", "unknown"))
 
     def test_acknowledged(self) -> None:
         """Results are not kept for ever: each write says what has arrived."""
