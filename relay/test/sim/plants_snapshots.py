@@ -95,7 +95,7 @@ PLANTS: Final = (
     (
         "restore-record-is-not-written",
         "group_start",
-        "    if snapshot.index > last:\n",
+        "    if replaced:\n",
         "    if False:\n",
     ),
     (
