@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Callable
 from random import Random
 
 from hypothesis import given, settings
@@ -42,6 +43,19 @@ def stored(store: SnapshotStore, index: int, chunks: list[bytes], group: int = 7
     for chunk in chunks:
         writer.write(chunk)
     return writer.commit()
+
+
+def power_lost_after(calls: int) -> Callable[[str, str], None]:
+    """For ``on_call``: so many calls are made, in the next one power is lost."""
+    left = calls
+
+    def stop(name: str, path: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise SimulatedCrash(name)
+
+    return stop
 
 
 class SnapshotTests(unittest.TestCase):
@@ -211,15 +225,7 @@ class DamageTests(unittest.TestCase):
             for seed in range(8):
                 files = self.files.copy()
                 store = opened(files)
-                left = calls
-
-                def stop(name: str, path: str) -> None:
-                    nonlocal left
-                    left -= 1
-                    if left < 0:
-                        raise SimulatedCrash(name)
-
-                files.on_call = stop
+                files.on_call = power_lost_after(calls)
                 with contextlib.suppress(SimulatedCrash):
                     stored(store, 30, [b"third"])
                 files.on_call = lambda name, path: None
@@ -236,16 +242,8 @@ class DamageTests(unittest.TestCase):
             for seed in range(8):
                 files = self.files.copy()
                 store = opened(files)
-                left = calls
-
-                def stop(name: str, path: str) -> None:
-                    nonlocal left
-                    left -= 1
-                    if left < 0:
-                        raise SimulatedCrash(name)
-
                 finished = False
-                files.on_call = stop
+                files.on_call = power_lost_after(calls)
                 try:
                     third = stored(store, 30, [b"third"])
                     finished = True
