@@ -47,6 +47,7 @@ OWN_PATHS: Final = ("/", "/healthz", "/readyz", "/metrics", "/relay.js", "/relay
 """Paths of the HTTP side that a WebSocket cannot have."""
 
 WEBHOOK_SECRET_BYTES_MIN: Final = 16
+CLUSTER_SECRET_BYTES_MIN: Final = 16
 
 _HTTP_URL: Final = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+([/?][!-~]*)?")
 _PLUGIN: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -342,6 +343,11 @@ def _cluster(config: Config) -> Iterator[str]:
         yield (
             f"cluster.secret: other machines reach {cluster.listen}, so nodes need a secret to prove themselves; "
             "listen on 127.0.0.1 if all of them are on this machine"
+        )
+    elif isinstance(cluster.secret, str) and 0 < len(cluster.secret.encode()) < CLUSTER_SECRET_BYTES_MIN:
+        yield (
+            f"cluster.secret: expected at least {CLUSTER_SECRET_BYTES_MIN} bytes, at random: "
+            "whoever sees nodes shake hands can try out what could be guessed"
         )
     nodes = [peer.node for peer in cluster.peers]
     if cluster.node not in nodes:

@@ -50,8 +50,12 @@ class ClusterKeys(Section, frozen=True, kw_only=True):
     history_bytes_max: Annotated[Positive, Meta(description="the same in bytes")] = _LIMITS.history_bytes_max
     writes_max: Annotated[Positive, Meta(description="writes under way on the node")] = 512
     write_timeout_s: Annotated[
-        PositiveSeconds, Meta(description="a write is tried for so long; then it ends as not done, or as unknown")
-    ] = 10.0
+        PositiveSeconds,
+        Meta(
+            description="a write is tried for so long; then it ends as not done, or as unknown. Less than clients wait "
+            "(`relay raft` 10 s), or they do not hear which"
+        ),
+    ] = 8.0
     watches_max: Annotated[Positive, Meta(description="watches on the node")] = 1000
     election_ttl_s: Annotated[
         PositiveSeconds, Meta(description="lease of the node's own candidacies: a crash hands over after this")

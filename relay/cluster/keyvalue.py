@@ -79,7 +79,7 @@ class KeyValue:
         self._watches_max = watches_max
         self._session: _Session | None = None
         self._opening = False
-        self._opened: list[Deferred[None]] = []  # who waits for the session that is being opened
+        self._opened: dict[Deferred[None], None] = {}  # who waits for the session that is being opened
         self._writes = 0
         self._listeners: dict[Listener, str] = {}
         machine.changed = self._changed
@@ -161,8 +161,8 @@ class KeyValue:
                 if len(self._opened) + 1 >= self._writes_max:
                     raise errors.Full(f"{self._writes_max} writes wait for the session of this node")
                 # Whoever opens it began earlier, with the same patience: this wait ends in time.
-                opened: Deferred[None] = Deferred()
-                self._opened.append(opened)
+                opened: Deferred[None] = Deferred(self._forget)
+                self._opened[opened] = None
                 await opened
                 if self._session is None and self.clock.seconds() >= until_s:
                     raise errors.Unavailable("this node could not open its session in time")
@@ -173,11 +173,15 @@ class KeyValue:
                 self._session = _Session(check(result).ids[0])
             finally:
                 self._opening = False
-                waiting, self._opened = self._opened, []
+                waiting, self._opened = self._opened, {}
                 for each in waiting:
                     if not each.called:
                         each.callback(None)
         return self._session
+
+    def _forget(self, opened: Deferred[None]) -> None:
+        """Who waited for the session was cancelled."""
+        self._opened.pop(opened, None)
 
     def _propose(self, data: bytes) -> Deferred[Result]:
         waiting: Deferred[Result] = Deferred()

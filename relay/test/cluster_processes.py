@@ -28,7 +28,8 @@ class ClusterProcesses:
     def config(self, node: int, port: int, peers: list[dict[str, Any]]) -> dict[str, Any]:  # Any: JSON
         """One node's own settings."""
         listen = f"tcp:{port}:interface=127.0.0.1"
-        return {"cluster": {"name": "test", "node": node, "listen": listen, "peers": peers, "secret": "of the tests"}}
+        cluster = {"name": "test", "node": node, "listen": listen, "peers": peers}
+        return {"cluster": cluster | {"secret": "the secret of the tests"}}
 
     def url(self, node: int) -> str:
         """Where clients reach that node."""

@@ -91,7 +91,7 @@ class FaultNode:
                 "node": self.node,
                 "listen": f"tcp:{self.port}:interface={interface}",
                 "peers": peers,
-                "secret": "faults",
+                "secret": "the secret of the faults",
                 # Small, so that a round is enough to see snapshots and logs that begin behind them.
                 "snapshot_log_bytes": cluster.snapshot_log_bytes,
             },

@@ -146,7 +146,7 @@ class Processes:
             "node": node,
             "listen": f"tcp:{self.ports[node - 1]}:interface=127.0.0.1",
             "peers": self.peers(node if joining else 0),
-            "secret": "test",
+            "secret": "the secret of the test",
             **self._cluster,
             **(change or {}),
         }

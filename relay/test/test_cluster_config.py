@@ -26,12 +26,13 @@ class CheckTests(SynchronousTestCase):
     def test_fine(self):
         """Local without a secret, or anywhere with one."""
         self.assertEqual(problems(Config(cluster=cluster())), [])
-        self.assertEqual(problems(Config(cluster=cluster(listen="tcp:7401", secret="s"))), [])
+        self.assertEqual(problems(Config(cluster=cluster(listen="tcp:7401", secret="s" * 16))), [])
 
     def test_problems(self):
         """Everything else."""
         for other, words in (
             ({"listen": "tcp:7401"}, "cluster.secret: other machines reach tcp:7401"),
+            ({"listen": "tcp:7401", "secret": "s" * 15}, "cluster.secret: expected at least 16 bytes"),
             ({"listen": "tpc:7401"}, "cluster.listen: tpc:7401"),
             ({"node": 4}, "cluster.peers: this node, 4"),
             ({"peers": (*PEERS, PEERS[0])}, "cluster.peers[3].node: 1 is the node of cluster.peers[0]"),
