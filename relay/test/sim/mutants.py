@@ -1,13 +1,14 @@
 """Each plant against the unit tests of its layer, and against the simulator, in processes of their own.
 
-Verdicts are kept in ``relay/test/data/sim_verdicts.json`` with the fingerprint of the module that has the bug in it: as
-long as that is the same they are not found out again. The tests stop at the first failure; a plant that does not come
-to an end in time counts as caught by them.
+Verdicts are kept in ``relay/test/data/sim_verdicts.json`` with the fingerprint of the module that has the bug in it,
+and the simulator's with its own: as long as those are the same they are not found out again. The tests stop at the
+first failure; a plant that does not come to an end in time counts as caught by them.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import resource
 import subprocess
@@ -36,6 +37,8 @@ from twisted.scripts.trial import run
 run()
 """
 
+SIMULATED: Final = ("caught", "seconds", "simulator")
+
 Verdict = dict[str, Any]  # Any: JSON
 
 
@@ -53,29 +56,41 @@ def fingerprint(plant: Plant) -> str:
     return plant.fingerprint(path.read_text("utf-8"))
 
 
+def simulator() -> str:
+    """The fingerprint of the simulator, whatever is planted."""
+    mark = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if not path.name.startswith("plants") and path.name not in ("mutants.py", "command.py"):
+            mark.update(path.read_bytes())
+    return mark.hexdigest()[:16]
+
+
 def run_mutants(names: str, layer: str, minutes: float, jobs: int = 1) -> int:
     """The plants of these names (all when empty) and this layer, for so long; the exit status."""
     chosen = [PLANTS[name] for name in names.split(",")] if names else list(PLANTS.values())
     chosen = [plant for plant in chosen if not layer or plant.layer == layer]
     deadline = time.monotonic() + minutes * 60
     verdicts = load()
+    mark = simulator()
     with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        for judged in [pool.submit(_judge, plant, verdicts.get(plant.name), deadline) for plant in chosen]:
+        for judged in [pool.submit(_judge, plant, verdicts.get(plant.name), mark, deadline) for plant in chosen]:
             judged.result()
     return _print(chosen, load())
 
 
-def _judge(plant: Plant, verdict: Verdict | None, deadline: float) -> None:
-    """What is not known of a plant yet, as far as time allows."""
+def _judge(plant: Plant, known: Verdict | None, by: str, deadline: float) -> None:
+    """What is not known of a plant yet, as far as time allows; ``by``: the simulator's fingerprint."""
     mark = fingerprint(plant)
-    if verdict is None or verdict["fingerprint"] != mark:
-        verdict = {"fingerprint": mark, "layer": plant.layer}
-    before = dict(verdict)
+    verdict = {"fingerprint": mark, "layer": plant.layer}
+    if known is not None and known["fingerprint"] == mark:
+        verdict |= {key: known[key] for key in ("unit", *SIMULATED) if key in known}
+    if verdict.get("simulator") != by:
+        verdict = {key: value for key, value in verdict.items() if key not in SIMULATED}
     if "unit" not in verdict and time.monotonic() < deadline:
         verdict["unit"] = _unit(plant)
     if not verdict.get("unit", "?") and "seconds" not in verdict and time.monotonic() < deadline:
-        verdict.update(_simulate(plant))
-    if verdict != before:
+        verdict.update(_simulate(plant), simulator=by)
+    if verdict != known:
         _save(plant.name, verdict)
 
 
@@ -130,7 +145,8 @@ def _is_known(plant: Plant, verdicts: dict[str, Verdict]) -> bool:
 
 def _print(chosen: list[Plant], verdicts: dict[str, Verdict]) -> int:
     known = [(plant, verdicts[plant.name]) for plant in chosen if _is_known(plant, verdicts)]
-    counted = [(plant, verdict) for plant, verdict in known if not verdict["unit"] and "seconds" in verdict]
+    mark = simulator()
+    counted = [(plant, each) for plant, each in known if not each["unit"] and each.get("simulator") == mark]
     caught = [(plant, verdict) for plant, verdict in counted if verdict["caught"]]
     for plant, verdict in counted:
         after = f"{verdict['seconds']:8.1f} s" if verdict["caught"] else "   missed"
