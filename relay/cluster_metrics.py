@@ -157,7 +157,7 @@ class ClusterCollector(Collector):
 
     def _link_families(self, groups: Groups | None) -> Iterator[Metric]:
         dialers = sorted(self._transport.dialers.items())
-        heard_from = {link.node for link in self._transport.incoming}
+        heard_from = {link.node for link in self._transport.incoming if not link.ended}
         up = GaugeMetricFamily(
             "relay_cluster_link_up",
             "1 while the link to the peer (out) and the one from it (in) stand.",
@@ -172,7 +172,7 @@ class ClusterCollector(Collector):
         )
         for node, dialer in dialers:
             peer, link = str(node), dialer.link
-            up.add_metric([peer, "out"], link is not None and link.is_up)
+            up.add_metric([peer, "out"], link is not None and link.stands)
             up.add_metric([peer, "in"], node in heard_from)
             made.add_metric([peer], dialer.ups)
             for lane, name in LANE_NAMES.items():

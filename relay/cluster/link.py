@@ -8,6 +8,9 @@
     connected ─hello▶ ─proof▶ up ─frames, by lane─▶       connected ─hello▶ ─proof▶ up ─frames▶ receiver
         └──────────── refused, lost ─▶ ended                  └────────── refused, lost, silent ─▶ ended
 
+``ended``: nothing is taken or sent any more; ``gone``: so is the connection. A link that stood is cut off when it ends:
+a transport that has to drain before it closes waits for the producer, or for the other side, and that may be for ever.
+
 With a secret, frames are sealed when they are written, in records as on a stream of the secure channel
 (``relay.wire.secure_records``); the acceptor cuts them out of what the records hold.
 
@@ -94,6 +97,7 @@ class _Link(Protocol):
         self.handshake = handshake
         self.deframer = Deframer(HELLO_BYTES_MAX)
         self.ended = False
+        self.gone = False
         self.looks = 0  # kept by the transport: looks without progress
 
     def write_clear(self, frame: bytes) -> None:
@@ -102,14 +106,13 @@ class _Link(Protocol):
         self.transport.write(LENGTH.pack(len(frame)) + frame)
 
     def end(self) -> None:
-        """Cut it off; what is written already may be lost."""
-        if not self.ended:
-            self.ended = True
-            if self.transport is not None:
-                self.transport.abortConnection()  # type: ignore[attr-defined]  # all stream transports have it
+        """Cut it off, also one that was refused and does not close; what is written already may be lost."""
+        self.ended = True
+        if self.transport is not None and not self.gone:
+            self.transport.abortConnection()  # type: ignore[attr-defined]  # all stream transports have it
 
     def refuse(self, error: RemoteProtocolError) -> None:
-        """Say why, and close."""
+        """Say why, and close. Before the link stands."""
         if self.ended:
             return
         self.ended = True
@@ -174,11 +177,14 @@ class Incoming(_Link):
                     self._take(opened)
         except RemoteProtocolError as error:
             self._why = error
-            self.refuse(error)
+            if self.node:
+                self.end()
+            else:
+                self.refuse(error)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Tell, once."""
-        self.ended = True
+        self.ended = self.gone = True
         self._lost(self, self._why)
 
     def _take(self, data: bytes) -> None:
@@ -222,6 +228,11 @@ class Outgoing(_Link):
         self._why: RemoteProtocolError | None = None
         self._sealer: StreamSealer | None = None  # behind the handshake, if there is a secret
 
+    @property
+    def stands(self) -> bool:
+        """Whether frames are taken."""
+        return self.is_up and not self.ended
+
     def send(self, lane: int, frame: bytes) -> bool:
         """Write or queue a frame; False when the lane is full."""
         if not self.is_up or self.ended:
@@ -259,11 +270,14 @@ class Outgoing(_Link):
                 self._begin(peer)
         except RemoteProtocolError as error:
             self._why = error
-            self.refuse(error)
+            if self.is_up:
+                self.end()
+            else:
+                self.refuse(error)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Tell, once."""
-        self.ended = True
+        self.ended = self.gone = True
         self.is_up = False
         self._lost(self, self._why)
 

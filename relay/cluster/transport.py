@@ -114,7 +114,7 @@ class TcpTransport:
         """Frames and links are told to ``receiver`` from now on."""
         self.receiver = receiver
         for node, dialer in self.dialers.items():
-            if dialer.link is not None and dialer.link.is_up:
+            if dialer.link is not None and dialer.link.stands:
                 receiver.linked(node)
 
     def add(self, node: int, address: str) -> None:
@@ -241,8 +241,8 @@ class TcpTransport:
             outgoing = dialer.link
             if outgoing is None:
                 continue
-            outgoing.looks = 0 if outgoing.is_up and not outgoing.stuck() else outgoing.looks + 1
-            if outgoing.looks >= (self.options.silent_looks if outgoing.is_up else self.options.handshake_s / LOOK_S):
+            outgoing.looks = 0 if outgoing.stands and not outgoing.stuck() else outgoing.looks + 1
+            if outgoing.looks >= (self.options.silent_looks if outgoing.stands else self.options.handshake_s / LOOK_S):
                 outgoing.end()
 
 

@@ -349,6 +349,10 @@ class LinkTests(SynchronousTestCase):
         link = self.dialled()
         self.assertEqual(self.shown()['link_up{direction="out",peer="2"}'], 1)
         self.assertEqual(self.shown()['link_up{direction="out",peer="3"}'], 0)
+        standing = self.links.dialers[2].link
+        assert standing is not None
+        standing.end()
+        self.assertEqual(self.shown()['link_up{direction="out",peer="2"}'], 0, "not lost yet, and of no use")
         link.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(self.shown()['link_up{direction="out",peer="2"}'], 0)
         self.dialled()
