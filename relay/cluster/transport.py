@@ -4,13 +4,14 @@ Each node dials every other and sends on the link it dialled; on links that it a
 to decide which of two links counts, and whoever loses the link to a node finds out by dialling whether it lives::
 
     waiting ──time──▶ dialling ──connected──▶ shaking hands ──▶ up ──lost──▶ dialling at once ──failed──▶ unreachable
-       ▲                 │ failed                  │ refused                                                 │
-       └─────────────────┴─────────────────────────┴─────────────────────────────────────────────────────────┘
-       back-off: ``retry_s_min``, twice as long each time to ``retry_s_max``, less a random part; ends when it links
+       ▲                 │ failed                  │ refused     │ lost within ``LIVED_S``, or ended             │
+       └─────────────────┴─────────────────────────┴─────────────┴───────────────────────────────────────────────┘
+       back-off: ``retry_s_min``, twice as long each time to ``retry_s_max``, less a random part. What failed before a
+       link counts until it stands; links that were lost soon count until one has stood for ``LIVED_S``: somebody on
+       the way who breaks each of them does not have nodes shake hands all the time
 
 A node that is not in the configuration may link, if it knows the secret: it is one that joins, and is dialled at the
-address that its hello tells. What a bad peer does is one line in the log, the same line at most once in
-``repeat_s`` for each address.
+address that its hello tells. What the log has of all this: ``link_lines``.
 """
 
 from __future__ import annotations
@@ -24,22 +25,20 @@ from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.cluster.handshake import REFUSED_PROTOCOL, Handshake, Hello, LinkRefused
 from relay.cluster.link import Incoming, Outgoing
+from relay.cluster.link_lines import LinkLines
 from relay.errors import RemoteProtocolError
 from relay.interfaces import IRaftReceiver, IRaftTransport
 from relay.wire.secure import KEY_BYTES
 
-log = Logger()
-
 LOOK_S: Final = 1.0
 """How often links are looked at for silence."""
-REPEATED_MAX: Final = 256
-"""Lines about bad peers that are remembered, so as not to be repeated."""
+LIVED_S: Final = 2.0
+"""A link that stood so long is no failed attempt when it breaks."""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,7 +87,7 @@ class TcpTransport:
         self._random = random
         self._random_bytes = random_bytes
         self._stopped = False
-        self._said: dict[str, float] = {}
+        self.lines = LinkLines(reactor.seconds, self.options.repeat_s)
         self._look_call = LoopingCall(self._look)
         self._look_call.clock = reactor
 
@@ -154,7 +153,8 @@ class TcpTransport:
             # Who has not shaken hands yet makes room, the oldest first: strangers cannot keep nodes out.
             waiting = next((each for each in self.incoming if not each.node), None)
             if waiting is None:
-                self.complain(address, f"{self.options.links_max} links are accepted already")
+                self.refusals += 1
+                self.lines.stranger(_host(address), f"{self.options.links_max} links are accepted already")
                 return None
             del self.incoming[waiting]
             waiting.end()
@@ -175,8 +175,14 @@ class TcpTransport:
 
     def _went(self, link: Incoming, why: RemoteProtocolError | None) -> None:
         self.incoming.pop(link, None)
-        if why is not None:
-            self.complain(link.transport.getPeer() if link.transport is not None else None, str(why))
+        if why is None:
+            return
+        self.refusals += 1
+        host = _host(link.transport.getPeer() if link.transport is not None else None)
+        if link.node:
+            self.lines.ended(link.node, host, why, dialled=False)
+        else:
+            self.lines.stranger(host, why)
 
     # --- outgoing -----------------------------------------------------------------------------------------------------
 
@@ -188,13 +194,13 @@ class TcpTransport:
     def linked(self, node: int, hello: Hello) -> None:
         """The link to ``node`` stands."""
         self._met(hello)
-        log.info("linked to node {node}", node=node)
+        self.lines.changed(node, stands=True)
         if self.receiver is not None:
             self.receiver.linked(node)
 
     def unlinked(self, node: int) -> None:
         """The link to ``node`` that stood is gone."""
-        log.info("the link to node {node} is gone", node=node)
+        self.lines.changed(node, stands=False)
         if self.receiver is not None:
             self.receiver.unlinked(node)
 
@@ -205,9 +211,15 @@ class TcpTransport:
 
     def refused(self, node: int, address: object, error: RemoteProtocolError) -> None:
         """A link that was dialled did not come to be."""
-        self.complain(address, f"link to node {node}: {error}")
+        self.refusals += 1
+        self.lines.refused(node, _host(address), error)
         if isinstance(error, LinkRefused):
             self._refused(node, error)
+
+    def ended(self, node: int, address: object, error: RemoteProtocolError) -> None:
+        """The link to ``node`` that stood ended by what came on it."""
+        self.refusals += 1
+        self.lines.ended(node, _host(address), error, dialled=True)
 
     def backoff(self, attempts: int) -> float:
         """Seconds before the next attempt, after so many that failed."""
@@ -217,21 +229,9 @@ class TcpTransport:
 
     # --- both ---------------------------------------------------------------------------------------------------------
 
-    def complain(self, address: object, reason: str) -> None:
-        """One line about a bad peer, not repeated for a while."""
-        self.refusals += 1
-        host = getattr(address, "host", None) or str(address)
-        key = f"{host}: {reason}"
-        now = self.reactor.seconds()
-        if now - self._said.get(key, -self.options.repeat_s) < self.options.repeat_s:
-            return
-        if len(self._said) >= REPEATED_MAX:
-            self._said.clear()
-        self._said[key] = now
-        log.warn("cluster link with {host} refused: {reason}", host=host, reason=reason)
-
     def _look(self) -> None:
         """Cut links that are silent, stuck, or do not get through their handshake."""
+        self.lines.look()
         for link in list(self.incoming):
             link.looks = 0 if link.heard and link.node and not link.ended else link.looks + 1
             link.heard = False
@@ -273,8 +273,8 @@ class Dialer:
     """Keeps the link to one node. See the module for its states."""
 
     __slots__ = (
-        "_address", "_attempts", "_call", "_connecting", "_peer", "_quick", "_stopped", "_transport", "link", "node",
-        "ups",
+        "_address", "_attempts", "_call", "_connecting", "_patient", "_peer", "_quick", "_short", "_since", "_stopped",
+        "_transport", "link", "node", "ups",
     )  # fmt: skip
 
     def __init__(self, transport: TcpTransport, node: int, address: str) -> None:
@@ -285,6 +285,9 @@ class Dialer:
         self._address = address
         self._peer: object = address
         self._attempts = 0  # that failed since the last link
+        self._short = 0  # links in a row that stood, and did not live
+        self._since = 0.0  # when the last one came to stand
+        self._patient = False  # what is waited for is not whether the node is there
         self._quick = False  # this attempt tells whether the node lives
         self._stopped = False
         self._call: IDelayedCall | None = None
@@ -301,8 +304,8 @@ class Dialer:
         connecting.addCallbacks(self._connected, self._failed)
 
     def hurry(self) -> None:
-        """The node was heard of: no more waiting."""
-        if self._call is not None and self._call.active():
+        """The node was heard of: no more waiting for it to be there."""
+        if self._call is not None and self._call.active() and not self._patient:
             self._call.cancel()
             self._attempts = 0
             self.dial()
@@ -338,10 +341,7 @@ class Dialer:
         if self._stopped or failure.check(CancelledError):
             return
         if self._attempts == 0:
-            log.info(
-                "node {node} at {address} is not reached: {why}",
-                node=self.node, address=self._address, why=failure.getErrorMessage(),
-            )  # fmt: skip
+            self._transport.lines.not_reached(self.node, self._address, failure.getErrorMessage())
         if self._quick:
             self._quick = False
             self._transport.unreachable(self.node)
@@ -351,32 +351,50 @@ class Dialer:
         self.link = link
         self.ups += 1
         self._attempts = 0
+        self._since = self._transport.reactor.seconds()
         self._quick = False
         self._transport.linked(self.node, hello)
 
     def _lost(self, link: Outgoing, why: RemoteProtocolError | None) -> None:
-        was_up, self.link = link.was_up, None
-        if was_up:
-            self._transport.unlinked(self.node)
+        self.link = None
+        if link.was_up:
+            self._fell(why)
+            return
         if self._stopped:
             return
         if why is not None:
             self._transport.refused(self.node, self._peer, why)
-        if was_up and why is None:
-            self._quick = True
+        if self._quick:
+            # Somebody listens, and did not shake hands: a node that starts or stops.
+            self._quick = False
+            self._transport.unreachable(self.node)
+        self._again()
+
+    def _fell(self, why: RemoteProtocolError | None) -> None:
+        """The link that stood is lost."""
+        transport = self._transport
+        transport.unlinked(self.node)
+        if self._stopped:
+            return
+        if why is not None:
+            transport.ended(self.node, self._peer, why)
+        lived = transport.reactor.seconds() - self._since >= LIVED_S
+        self._short = 0 if lived else self._short + 1
+        self._quick = why is None
+        if lived and why is None:
             self.dial()
         else:
-            if self._quick:
-                # Somebody listens, and did not shake hands: a node that starts or stops.
-                self._quick = False
-                self._transport.unreachable(self.node)
-            self._again()
+            self._later(max(self._short - 1, 0), patient=True)
 
     def _again(self) -> None:
         if not self._stopped:
-            delay = self._transport.backoff(self._attempts)
+            self._later(self._attempts, patient=False)
             self._attempts += 1
-            self._call = self._transport.reactor.callLater(delay, self.dial)
+
+    def _later(self, attempts: int, *, patient: bool) -> None:
+        self._patient = patient
+        transport = self._transport
+        self._call = transport.reactor.callLater(transport.backoff(attempts), self.dial)
 
 
 def refuse_self(own: int, hello: Hello) -> tuple[int, str] | None:
@@ -384,3 +402,8 @@ def refuse_self(own: int, hello: Hello) -> tuple[int, str] | None:
     if hello.node == own:
         return REFUSED_PROTOCOL, f"node {own} was called by a node with its own id"
     return None
+
+
+def _host(address: object) -> str:
+    """Of a line in the log."""
+    return getattr(address, "host", None) or str(address)

@@ -355,6 +355,8 @@ class LinkTests(SynchronousTestCase):
         self.assertEqual(self.shown()['link_up{direction="out",peer="2"}'], 0, "not lost yet, and of no use")
         link.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(self.shown()['link_up{direction="out",peer="2"}'], 0)
+        reactor: Any = self.links.reactor
+        reactor.advance(1)
         self.dialled()
         self.assertEqual(self.shown()['links_made_total{peer="2"}'], 2)
 

@@ -24,7 +24,8 @@ from relay.cluster.handshake import (
     Refusal,
 )
 from relay.cluster.link import LENGTH, Deframer, Incoming
-from relay.cluster.transport import AcceptFactory, LinkOptions, TcpTransport
+from relay.cluster.link_lines import NODES_MAX, STRANGERS_MAX, LinkLines
+from relay.cluster.transport import LIVED_S, AcceptFactory, LinkOptions, TcpTransport
 from relay.errors import RemoteProtocolError
 from relay.interfaces import IRaftReceiver, IRaftTransport
 from relay.test.test_links import anybody, framed, hello_of, side
@@ -54,6 +55,22 @@ class Receiver:
         self.told.append(("unreachable", node))
 
 
+class NotedLines(LinkLines):
+    """Notes reasons, also those that are not said again."""
+
+    def __init__(self, seconds: Any, repeat_s: float) -> None:
+        super().__init__(seconds, repeat_s)
+        self.noted: list[str] = []
+
+    def stranger(self, host: str, error: RemoteProtocolError | str) -> None:
+        self.noted.append(str(error))
+        super().stranger(host, error)
+
+    def ended(self, node: int, host: str, error: RemoteProtocolError, *, dialled: bool) -> None:
+        self.noted.append(str(error))
+        super().ended(node, host, error, dialled=dialled)
+
+
 class TransportTests(SynchronousTestCase):
     """Dialling, accepting, and what bad peers get."""
 
@@ -75,14 +92,8 @@ class TransportTests(SynchronousTestCase):
             self.random_bytes,
             LinkOptions(links_max=2),
         )
-        self.complaints: list[str] = []
-        complain = self.transport.complain
-
-        def noted(address: object, reason: str) -> None:
-            self.complaints.append(reason)
-            complain(address, reason)
-
-        self.transport.complain = noted  # type: ignore[method-assign]  # noted, too
+        self.transport.lines = NotedLines(self.reactor.seconds, 60.0)
+        self.complaints = self.transport.lines.noted
         self.transport.use(self.receiver)
         self.transport.add(2, "tcp:h2:7400")
         self.transport.start()
@@ -146,8 +157,9 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual(keys, [ephemeral_public(bytes([number]) * KEY_BYTES) for number in range(1, 7)])
 
     def test_gone(self):
-        """A lost link is tried again at once; if nobody listens the node is gone, which is said once."""
+        """A link that lived and was lost is tried again at once; if nobody listens the node is gone, said once."""
         link, _ = self.connect()
+        self.reactor.advance(LIVED_S)
         attempts = len(self.reactor.tcpClients)
         link.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(len(self.reactor.tcpClients), attempts + 1)
@@ -158,12 +170,72 @@ class TransportTests(SynchronousTestCase):
             self.no_answer()
         self.assertEqual(len(self.receiver.told), 3)
 
+    def test_gone_soon(self):
+        """So is one that did not live, after the shortest back-off."""
+        link, _ = self.connect()
+        link.connectionLost(Failure(ConnectionLost()))
+        self.assertLess(self.next_attempt(), 0.1)
+        self.no_answer()
+        self.assertEqual(self.receiver.told[1:], [("unlinked", 2), ("unreachable", 2)])
+
     def test_comes_back(self):
         """A link that broke, with the node still there, is no outage."""
         link, _ = self.connect()
+        self.reactor.advance(LIVED_S)
         link.connectionLost(Failure(ConnectionLost()))
         self.connect()
         self.assertEqual(self.receiver.told[1:], [("unlinked", 2), ("linked", 2)])
+
+    def next_attempt(self) -> float:
+        """Wait for the next attempt to connect; how long that took."""
+        before, attempts = self.reactor.seconds(), len(self.reactor.tcpClients)
+        while len(self.reactor.tcpClients) == attempts:
+            self.reactor.advance(0.01)
+        return float(self.reactor.seconds() - before)
+
+    def test_falls_again_and_again(self):
+        """Links that stand and are lost soon are tried ever more rarely, and a node that dials does not change that;
+        one that lives ends it."""
+        times = []
+        for _ in range(10):
+            link, _ = self.connect()
+            link.connectionLost(Failure(ConnectionLost()))
+            self.accepted(2)[0].connectionLost(Failure(ConnectionLost()))
+            times.append(round(self.next_attempt(), 3))
+        self.assertEqual(times, sorted(times))
+        self.assertLess(times[0], 0.1)
+        self.assertAlmostEqual(times[-1], self.transport.options.retry_s_max, places=1)
+        for _ in range(2):
+            link, _ = self.connect()
+            self.reactor.advance(LIVED_S)
+            attempts = len(self.reactor.tcpClients)
+            link.connectionLost(Failure(ConnectionLost()))
+            self.assertEqual(len(self.reactor.tcpClients), attempts + 1)
+
+    def test_ended_by_the_other(self):
+        """A link that ended by what came on it is not tried at once, and tells of its node and no refusal."""
+        lines = self.said()
+        link, _ = self.connect()
+        self.reactor.advance(LIVED_S)
+        attempts = len(self.reactor.tcpClients)
+        link.dataReceived(b"!")
+        link.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(len(self.reactor.tcpClients), attempts)
+        self.assertLess(self.next_attempt(), 0.1)
+        self.assertEqual(lines[-1].split(" at ")[0], "the link to node 2")
+        self.assertIn("the acceptor sent something behind the handshake", lines[-1])
+
+    def said(self) -> list[str]:
+        """The log's lines from now on."""
+        lines: list[str] = []
+
+        def noted(event: Any) -> None:
+            lines.append(formatEvent(event))
+
+        observer: Any = noted  # Any: ILogObserver is any callable
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        return lines
 
     def test_backs_off(self):
         """Attempts become rarer, to a limit."""
@@ -288,24 +360,74 @@ class TransportTests(SynchronousTestCase):
 
     def test_changed_on_the_way(self):
         """A record that was changed on its way ends its link, and is one line in the log."""
-        events: list[Any] = []
-        observer: Any = events.append  # Any: ILogObserver is any callable
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        lines = self.said()
         protocol, wire, sealer = self.accepted(3)
         record = sealer.seal(framed(b"one"))
         protocol.dataReceived(record[:-1] + bytes([record[-1] ^ 1]) + sealer.seal(framed(b"two")))
         self.assertTrue(wire.disconnecting)
         protocol.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.receiver.told, [])
-        line = "cluster link with 192.168.1.1 refused: secure channel: a record was changed on its way"
-        self.assertEqual([formatEvent(each) for each in events], [line])
+        line = "the link from node 3 at 192.168.1.1 ended: secure channel: a record was changed on its way"
+        self.assertEqual(lines, [line])
+
+    # --- the log ----------------------------------------------------------------------------------------------------
 
     def test_said_once(self):
-        """The same complaint about the same address is one line in a while."""
-        for _ in range(3):
-            self.transport.complain("h", "why")
-        self.assertEqual((self.transport.refusals, len(self.transport._said)), (3, 1))
+        """The same refusal of the same address is one line in a while, whatever the other side makes of its text."""
+        lines = self.said()
+        for number in range(100):
+            protocol, _, _ = self.accepted(3, cluster=f"c{number}")
+            protocol.connectionLost(Failure(ConnectionDone()))
+        for number in range(100):
+            refusal = msgspec.msgpack.encode(Refusal(number, f"because {number}"))
+            protocol = AcceptFactory(self.transport).buildProtocol(None)
+            protocol.makeConnection(StringTransport())
+            protocol.dataReceived(framed(refusal))
+            protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertLessEqual(len(lines), 6)
+        self.assertEqual(self.transport.refusals, 200)
+
+    def test_many_strangers(self):
+        """Strangers of many addresses have so many lines in a while, and one that says how many were left out."""
+        lines = self.said()
+        said = LinkLines(self.reactor.seconds, 60.0)
+        for number in range(1000):
+            said.stranger(f"h{number}", RemoteProtocolError("why"))
+        self.assertEqual(len(lines), STRANGERS_MAX)
+        said.refused(2, "h2", RemoteProtocolError("why"))
+        said.look()
+        self.assertEqual(lines[STRANGERS_MAX:], [
+            "cluster link with h2 refused: link to node 2: why",
+            f"{1000 - STRANGERS_MAX} more lines about refused cluster links were left out",
+        ])  # fmt: skip
+        self.assertEqual(len(said._strangers._said), STRANGERS_MAX)
+        self.reactor.advance(60)
+        said.look()
+        for number in range(5):
+            said.stranger(f"h{number}", RemoteProtocolError("why"))
+        self.assertEqual(len(lines), STRANGERS_MAX + 2 + 5)
+        for number in range(NODES_MAX + 10):
+            said.refused(number, "h", RemoteProtocolError("why"))
+        self.assertEqual(len(said._nodes._said), NODES_MAX)
+
+    def test_comes_and_goes(self):
+        """A link that comes and goes has a line for either, and then one for all that happened since."""
+        lines = self.said()
+        said = LinkLines(self.reactor.seconds, 60.0)
+        for _ in range(50):
+            said.changed(2, stands=True)
+            said.changed(2, stands=False)
+        said.changed(2, stands=True)
+        said.look()
+        self.assertEqual(lines, ["linked to node 2", "the link to node 2 is gone"])
+        self.reactor.advance(60)
+        said.look()
+        said.look()
+        self.assertEqual(lines[2:], ["the link to node 2 came or went 99 more times, and stands"])
+        said.changed(2, stands=False)
+        self.assertEqual(lines[3:], ["the link to node 2 is gone"])
+
+    # --- so many links ----------------------------------------------------------------------------------------------
 
     def test_limit(self):
         """So many links are accepted; who has not shaken hands makes room, others do not."""
