@@ -151,6 +151,7 @@ class Incoming(_Link):
     ) -> None:
         super().__init__(handshake)
         self.node = 0
+        self.source = ""  # whose it is, before that is known; kept by the transport
         self.heard = True  # something came since ``silent`` asked
         self._frame_bytes_max = frame_bytes_max
         self._up = up

@@ -17,6 +17,7 @@ address that its hello tells. What the log has of all this: ``link_lines``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from typing import Any, Final
 
 import attrs
@@ -37,6 +38,9 @@ from relay.wire.secure import KEY_BYTES
 
 LOOK_S: Final = 1.0
 """How often links are looked at for silence."""
+WAITING_MAX: Final = 8
+"""Connections from one address that have not shaken hands: as many nodes as start on one machine at once, or behind one
+address, and no more than an eighth of ``links_max``."""
 LIVED_S: Final = 2.0
 """A link that stood so long is no failed attempt when it breaks."""
 
@@ -149,16 +153,28 @@ class TcpTransport:
         """A connection came: its protocol, or None to close it."""
         if self._stopped:
             return None
-        if len(self.incoming) >= self.options.links_max:
-            # Who has not shaken hands yet makes room, the oldest first: strangers cannot keep nodes out.
-            waiting = next((each for each in self.incoming if not each.node), None)
-            if waiting is None:
+        source = _source(address)
+        waiting: dict[str, list[Incoming]] = {}  # have not shaken hands, by source, oldest first
+        for each in self.incoming:
+            if not each.node:
+                waiting.setdefault(each.source, []).append(each)
+        own, goes = waiting.get(source, []), None
+        if len(own) >= WAITING_MAX:
+            goes = own[0]
+        elif len(self.incoming) >= self.options.links_max:
+            # Whoever has most of those that wait makes room. So strangers keep a node out as long as it takes to shake
+            # hands only from as many addresses as there are links left, or from the node's own.
+            most = max(waiting.values(), key=len, default=None)
+            if most is None:
                 self.refusals += 1
                 self.lines.stranger(_host(address), f"{self.options.links_max} links are accepted already")
                 return None
-            del self.incoming[waiting]
-            waiting.end()
+            goes = most[0]
+        if goes is not None:
+            del self.incoming[goes]
+            goes.end()
         link = Incoming(self.handshake(), self.options.frame_bytes_max, self._came, self._receive, self._went)
+        link.source = source
         self.incoming[link] = None
         return link
 
@@ -407,3 +423,15 @@ def refuse_self(own: int, hello: Hello) -> tuple[int, str] | None:
 def _host(address: object) -> str:
     """Of a line in the log."""
     return getattr(address, "host", None) or str(address)
+
+
+def _source(address: object) -> str:
+    """Whose a connection is: an IPv4 address, or what of an IPv6 address one owner has, as he has all of it."""
+    host = _host(address)
+    if ":" not in host:
+        return host
+    try:
+        found = IPv6Address(host)
+    except ValueError:
+        return host
+    return str(found.ipv4_mapped or IPv6Address(int(found) >> 64 << 64))

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import msgspec
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import formatEvent, globalLogPublisher
@@ -25,7 +26,7 @@ from relay.cluster.handshake import (
 )
 from relay.cluster.link import LENGTH, Deframer, Incoming
 from relay.cluster.link_lines import NODES_MAX, STRANGERS_MAX, LinkLines
-from relay.cluster.transport import LIVED_S, AcceptFactory, LinkOptions, TcpTransport
+from relay.cluster.transport import LIVED_S, WAITING_MAX, AcceptFactory, LinkOptions, TcpTransport
 from relay.errors import RemoteProtocolError
 from relay.interfaces import IRaftReceiver, IRaftTransport
 from relay.test.test_links import anybody, framed, hello_of, side
@@ -103,7 +104,7 @@ class TransportTests(SynchronousTestCase):
 
     def random_bytes(self, size: int) -> bytes:
         self.drawn += 1
-        return bytes([self.drawn]) * size
+        return bytes([self.drawn % 256]) * size
 
     def check(self, hello: Hello) -> tuple[int, str] | None:
         return (REFUSED_CLUSTER, "another cluster") if hello.cluster != "c" else None
@@ -440,6 +441,41 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual([each.ended for each in strangers], [True, True])
         self.assertIsNone(factory.buildProtocol(None))
         self.assertIn("2 links", self.complaints[-1])
+
+    def comes(self, host: str) -> Incoming:
+        """A connection from there, which says nothing."""
+        kind = IPv6Address if ":" in host else IPv4Address
+        protocol: Any = AcceptFactory(self.transport).buildProtocol(kind("TCP", host, 1))
+        protocol.makeConnection(StringTransport())
+        assert isinstance(protocol, Incoming)
+        return protocol
+
+    def test_strangers_make_room(self):
+        """Whoever has most connections that have not shaken hands makes room: the node that has one does not."""
+        self.transport.options = LinkOptions(links_max=WAITING_MAX + 2)
+        node = self.comes("10.0.0.1")
+        other = self.comes("10.0.0.2")
+        flood = [self.comes("10.9.9.9") for _ in range(1000)]
+        self.assertEqual((node.ended, other.ended), (False, False))
+        self.assertEqual([each.ended for each in flood], [True] * (1000 - WAITING_MAX) + [False] * WAITING_MAX)
+        late = self.comes("10.0.0.3")
+        self.assertEqual([each.ended for each in (node, other, late)], [False] * 3)
+        self.assertTrue(flood[-WAITING_MAX].ended)
+        self.assertEqual(len(self.transport.incoming), WAITING_MAX + 2)
+
+    def test_quota(self):
+        """One source has few of them, though there is room; an IPv6 network is one, and what shook hands counts not."""
+        self.transport.options = LinkOptions()
+        stays = self.comes("10.0.0.1")
+        for hosts in (["::ffff:10.0.0.2"], ["10.0.0.2"], [f"2001:db8::{each:x}" for each in range(100)]):
+            for _ in range(100 // len(hosts)):
+                for host in hosts:
+                    self.comes(host)
+        self.assertEqual(len(self.transport.incoming), 2 * WAITING_MAX + 1)
+        self.assertFalse(stays.ended)
+        for node in range(3, 20):
+            self.accepted(node)
+        self.assertEqual(len([each for each in self.transport.incoming if each.node]), 17)
 
     def test_silent(self):
         """Who does not shake hands, or says nothing any more, is cut off."""
