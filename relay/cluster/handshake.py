@@ -119,12 +119,12 @@ class Handshake:
     secret, ``take_keys`` has the keys of what follows.
 
     ``ephemeral``: 32 fresh random bytes, b'' without a secret. ``hello(to)`` gives this node's; ``check(hello)`` says
-    (code, reason) for one that is not let in, or None.
+    (code, reason) for one that is not let in, or None; it is asked again when the other side has proved, just before
+    ``done``.
     """
 
     __slots__ = (
-        "_check", "_dialled", "_ephemeral", "_heard", "_keys", "_make", "_postponed", "_said", "_secret", "done",
-        "peer",
+        "_check", "_dialled", "_ephemeral", "_heard", "_keys", "_make", "_said", "_secret", "done", "peer",
     )  # fmt: skip
 
     def __init__(
@@ -144,7 +144,6 @@ class Handshake:
         self._check = check
         self._dialled = dialled  # the node that is called; 0: this side was called
         self._keys: ChannelKeys | None = None
-        self._postponed = ""  # why the dialler is refused once it has proved that it may know
         self._said = b""  # the two hellos, as they are on the wire
         self._heard = b""
 
@@ -182,7 +181,7 @@ class Handshake:
     def _receive_hello(self, hello: Hello, frame: bytes) -> bytes:
         refused = self._check_version(hello) or self._check(hello)
         if refused is not None and refused[0] == REFUSED_INCARNATION and self._secret and not self._dialled:
-            self._postponed, refused = refused[1], None
+            refused = None  # not before it has proved that it may know
         refused = refused or self._check_key(hello)
         if refused is not None:
             raise LinkRefused(*refused)
@@ -196,9 +195,14 @@ class Handshake:
         expected = self._mac(b"acceptor" if self._dialled else b"dialler")
         if not hmac.compare_digest(message.proof, expected):
             raise LinkRefused(REFUSED_SECRET, "the secrets of the two nodes are not the same")
-        if self._postponed:
-            reason = self._postponed[:REASON_LENGTH_MAX]
-            raise LinkRefused(REFUSED_INCARNATION, reason, proof=self._mac(b"refused", reason.encode()))
+        assert self.peer is not None
+        # Again: another one with the same id may have been the first to prove.
+        code, reason = self._check(self.peer) or (0, "")
+        if code == REFUSED_INCARNATION and self._secret and not self._dialled:
+            reason = reason[:REASON_LENGTH_MAX]
+            raise LinkRefused(code, reason, proof=self._mac(b"refused", reason.encode()))
+        if code:
+            raise LinkRefused(code, reason)
         if self._secret:
             # Not earlier: who does not know the secret does not have this side exchange keys.
             self._keys = self._agree()

@@ -212,6 +212,35 @@ class Openings(SynchronousTestCase):
         self.assertEqual(msgspec.msgpack.decode(told), [3, REFUSED_INCARNATION, "emptied"])
         self.assertTrue(self.assertRaises(LinkRefused, dialler.receive, told).sure)
 
+    def test_two_at_once(self):
+        """Of two new nodes with one id whose handshakes overlap, the first to prove is known, and the other refused,
+        whether they dial or are dialled, with a secret or without."""
+        for secret in (b"s", b""):
+            for dialled in (0, 2):
+                known: dict[int, bytes] = {}
+
+                def check(hello: Hello, known: dict[int, bytes] = known) -> tuple[int, str] | None:
+                    other = known.get(hello.node, hello.incarnation) != hello.incarnation
+                    return (REFUSED_INCARNATION, "another directory") if other else None
+
+                waiting = []
+                for number in range(2):
+                    key = bytes([number + 1]) * 32 if secret else b""
+                    make = hello_of(2, incarnation=bytes([number]) * 16)
+                    ours = side(secret, hello_of(1), check, dialled)
+                    theirs = side(secret, make, anybody, 0 if dialled else 1, key)
+                    if dialled:
+                        proof = ours.receive(theirs.receive(ours.begin()) or b"")
+                        waiting.append((ours, theirs.receive(proof or b"") or b""))
+                    else:
+                        waiting.append((ours, theirs.receive(ours.receive(theirs.begin()) or b"") or b""))
+                ours, proof = waiting[1]
+                ours.receive(proof)
+                assert ours.done and ours.peer is not None
+                known[2] = ours.peer.incarnation
+                self.refused(REFUSED_INCARNATION, waiting[0][0].receive, waiting[0][1])
+                self.assertFalse(waiting[0][0].done)
+
     def test_ends_the_node(self):
         """A node ends when that is sure, and not otherwise."""
         for theirs, sure, code in product((True, False), (True, False), (REFUSED_INCARNATION, REFUSED_SECRET)):
