@@ -414,7 +414,7 @@ class IRaftTransport(Interface):
         """What was queued in ``lane`` and not yet handed to the network; 0 without a link."""
 
     def drop(node: int) -> None:
-        """End the link and forget the node: it was removed from the cluster."""
+        """End the link to a node that was removed from the cluster, and dial it no more."""
 
 
 # --- elections ----------------------------------------------------------------------------------------------------

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -41,6 +42,7 @@ from relay.cluster.handshake import (
     LinkRefused,
 )
 from relay.cluster.identity import Identity
+from relay.cluster.membership import Membership
 from relay.cluster.ports import Stores
 from relay.cluster.transport import AcceptFactory, LinkOptions, TcpTransport
 from relay.config_cluster import Cluster
@@ -48,6 +50,9 @@ from relay.errors import RelayError
 from relay.interfaces import IStateMachine
 
 log = Logger()
+
+MEMBERS_LOOK_S: Final = 1.0
+"""How often it is looked who is no member any more."""
 
 
 @attrs.frozen
@@ -110,6 +115,7 @@ class ClusterService(Service):
         self._on_started = on_started
         self._met: set[int] = set()
         self._port: Any = None  # Any: IListeningPort
+        self._looks: LoopingCall | None = None  # at who is a member
         self.transport = TcpTransport(
             reactor,
             str(config.secret).encode(),
@@ -152,6 +158,8 @@ class ClusterService(Service):
         stopped: Deferred[None] = Deferred()
 
         def end() -> None:
+            if self._looks is not None and self._looks.running:
+                self._looks.stop()
             if self.groups is not None:
                 self.groups.stop()
             self.transport.stop()
@@ -190,15 +198,15 @@ class ClusterService(Service):
 
     def _begin(self) -> None:
         """Everything is known: the groups start."""
-        stores = self.kept.stores
-        if not self.identity.founders:
-            self.identity.found(self.founders)
+        stores, identity = self.kept.stores, self.identity
+        if not identity.founders:
+            identity.found(self.founders)
         # Not the file's, which may name others by now: who joined later never founds anything, whatever it says.
-        founders = self.identity.founders if self.identity.node in self.identity.founders else ()
+        founders = identity.founders if identity.node in identity.founders else ()
         for number in self._machines:
             self._write(prepare(stores, number, founders))
         groups = Groups(
-            self.identity.node,
+            identity.node,
             stores=stores,
             transport=self.transport,
             clock=self._reactor,
@@ -210,12 +218,16 @@ class ClusterService(Service):
         for number, machine in self._machines.items():
             groups.add(number, machine, voters=self.founders)
         self.groups = groups
+        self._looks = LoopingCall(Membership(identity.node, groups.replicas, self.transport, identity.founders).look)
+        self._looks.clock = self._reactor
+        looking = self._looks.start(MEMBERS_LOOK_S)  # now, too: before anything is applied
+        looking.addErrback(lambda failure: log.failure("looking for nodes that were removed", failure))
         self.kept.start()
         groups.start()
         self.transport.use(groups)
         log.info(
             "node {node} of cluster {name} takes part in {count} groups",
-            node=self.identity.node, name=self.config.name, count=len(self._machines),
+            node=identity.node, name=self.config.name, count=len(self._machines),
         )  # fmt: skip
         if self._on_started is not None:
             self._on_started(groups)

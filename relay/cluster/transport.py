@@ -11,7 +11,8 @@ to decide which of two links counts, and whoever loses the link to a node finds 
        the way who breaks each of them does not have nodes shake hands all the time
 
 A node that is not in the configuration may link, if it knows the secret: it is one that joins, and is dialled at the
-address that its hello tells. What the log has of all this: ``link_lines``.
+address that its hello tells. One that was removed (``membership``) is dialled no more, unless it says something that
+may want an answer. What the log has of all this: ``link_lines``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relay.cluster.frames import NOTHING
 from relay.cluster.handshake import REFUSED_PROTOCOL, Handshake, Hello, LinkRefused
 from relay.cluster.link import Incoming, Outgoing
 from relay.cluster.link_lines import LinkLines
@@ -82,6 +84,7 @@ class TcpTransport:
         self.receiver: IRaftReceiver | None = None
         self.incoming: dict[Incoming, None] = {}  # oldest first
         self.dialers: dict[int, Dialer] = {}
+        self.dropped: dict[int, str] = {}  # nodes that were removed, and where they were dialled
         self.refusals = 0  # links that did not come to be, or ended by what came on them
         self._secret = secret
         self._hello = hello
@@ -123,6 +126,7 @@ class TcpTransport:
     def add(self, node: int, address: str) -> None:
         """Dial ``node`` at ``address``, a Twisted client endpoint string. Known nodes keep their address."""
         if node not in self.dialers:
+            self.dropped.pop(node, None)
             dialer = self.dialers[node] = Dialer(self, node, address)
             if self._look_call.running:
                 dialer.dial()
@@ -140,12 +144,11 @@ class TcpTransport:
         return dialer.link.lane_bytes[lane] if dialer is not None and dialer.link is not None else 0
 
     def drop(self, node: int) -> None:
-        """End the link and forget the node."""
+        """End the link, and do not dial the node again until it is added, or says more than that it lives."""
         dialer = self.dialers.pop(node, None)
         if dialer is not None:
+            self.dropped[node] = dialer.address
             dialer.stop()
-        for link in [each for each in self.incoming if each.node == node]:
-            link.end()
 
     # --- incoming -----------------------------------------------------------------------------------------------------
 
@@ -180,12 +183,16 @@ class TcpTransport:
 
     def _came(self, link: Incoming, hello: Hello) -> None:
         self._met(hello)
-        if hello.address:
+        if hello.node in self.dropped:
+            self.dropped[hello.node] = hello.address or self.dropped[hello.node]
+        elif hello.address:
             self.add(hello.node, hello.address)
         if hello.node in self.dialers:
             self.dialers[hello.node].hurry()
 
     def _receive(self, node: int, frame: bytes) -> None:
+        if node in self.dropped and frame != NOTHING:
+            self.add(node, self.dropped[node])
         if self.receiver is not None:
             self.receiver.received(node, frame)
 
@@ -289,8 +296,8 @@ class Dialer:
     """Keeps the link to one node. See the module for its states."""
 
     __slots__ = (
-        "_address", "_attempts", "_call", "_connecting", "_patient", "_peer", "_quick", "_short", "_since", "_stopped",
-        "_transport", "link", "node", "ups",
+        "_attempts", "_call", "_connecting", "_patient", "_peer", "_quick", "_short", "_since", "_stopped",
+        "_transport", "address", "link", "node", "ups",
     )  # fmt: skip
 
     def __init__(self, transport: TcpTransport, node: int, address: str) -> None:
@@ -298,7 +305,7 @@ class Dialer:
         self.link: Outgoing | None = None  # from connected to lost
         self.ups = 0  # how often it stood
         self._transport = transport
-        self._address = address
+        self.address = address
         self._peer: object = address
         self._attempts = 0  # that failed since the last link
         self._short = 0  # links in a row that stood, and did not live
@@ -314,7 +321,7 @@ class Dialer:
         self._call = None
         if self._stopped or self.link is not None or self._connecting is not None:
             return
-        endpoint = clientFromString(self._transport.reactor, self._address)
+        endpoint = clientFromString(self._transport.reactor, self.address)
         connecting: Deferred[Any] = endpoint.connect(_DialFactory(self))
         self._connecting = connecting
         connecting.addCallbacks(self._connected, self._failed)
@@ -357,7 +364,7 @@ class Dialer:
         if self._stopped or failure.check(CancelledError):
             return
         if self._attempts == 0:
-            self._transport.lines.not_reached(self.node, self._address, failure.getErrorMessage())
+            self._transport.lines.not_reached(self.node, self.address, failure.getErrorMessage())
         if self._quick:
             self._quick = False
             self._transport.unreachable(self.node)
