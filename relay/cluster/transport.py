@@ -4,11 +4,13 @@ Each node dials every other and sends on the link it dialled; on links that it a
 to decide which of two links counts, and whoever loses the link to a node finds out by dialling whether it lives::
 
     waiting ──time──▶ dialling ──connected──▶ shaking hands ──▶ up ──lost──▶ dialling at once ──failed──▶ unreachable
-       ▲                 │ failed                  │ refused     │ lost within ``LIVED_S``, or ended             │
+       ▲                 │ failed                  │ refused     │ ended, or lost within ``LIVED_S`` again       │
        └─────────────────┴─────────────────────────┴─────────────┴───────────────────────────────────────────────┘
-       back-off: ``retry_s_min``, twice as long each time to ``retry_s_max``, less a random part. What failed before a
-       link counts until it stands; links that were lost soon count until one has stood for ``LIVED_S``: somebody on
-       the way who breaks each of them does not have nodes shake hands all the time
+       back-off: ``retry_s_min``, twice as long each time to ``retry_s_max``, less a random part; ends when a link has
+       stood for ``LIVED_S``
+
+One that breaks sooner is dialled at once too, but not two of them in a row while somebody answers: who breaks each link
+on its way does not have nodes shake hands all the time, and a node that dies soon after its start is missed at once.
 
 A node that is not in the configuration may link, if it knows the secret: it is one that joins, and is dialled at the
 address that its hello tells. One that was removed (``membership``) is dialled no more, unless it says something that
@@ -307,8 +309,8 @@ class Dialer:
         self._transport = transport
         self.address = address
         self._peer: object = address
-        self._attempts = 0  # that failed since the last link
-        self._short = 0  # links in a row that stood, and did not live
+        self._attempts = 0  # that failed since a link lived
+        self._short = 0  # links in a row that stood and did not live, with nobody missing in between
         self._since = 0.0  # when the last one came to stand
         self._patient = False  # what is waited for is not whether the node is there
         self._quick = False  # this attempt tells whether the node lives
@@ -330,7 +332,6 @@ class Dialer:
         """The node was heard of: no more waiting for it to be there."""
         if self._call is not None and self._call.active() and not self._patient:
             self._call.cancel()
-            self._attempts = 0
             self.dial()
 
     def stop(self) -> None:
@@ -365,6 +366,7 @@ class Dialer:
             return
         if self._attempts == 0:
             self._transport.lines.not_reached(self.node, self.address, failure.getErrorMessage())
+        self._short = 0
         if self._quick:
             self._quick = False
             self._transport.unreachable(self.node)
@@ -373,7 +375,6 @@ class Dialer:
     def _up(self, link: Outgoing, hello: Hello) -> None:
         self.link = link
         self.ups += 1
-        self._attempts = 0
         self._since = self._transport.reactor.seconds()
         self._quick = False
         self._transport.linked(self.node, hello)
@@ -401,13 +402,15 @@ class Dialer:
             return
         if why is not None:
             transport.ended(self.node, self._peer, why)
-        lived = transport.reactor.seconds() - self._since >= LIVED_S
-        self._short = 0 if lived else self._short + 1
+        if transport.reactor.seconds() - self._since >= LIVED_S:
+            self._attempts = self._short = 0
+        else:
+            self._short += 1
         self._quick = why is None
-        if lived and why is None:
+        if self._quick and self._short <= 1:
             self.dial()
         else:
-            self._later(max(self._short - 1, 0), patient=True)
+            self._later(max(self._short - 2, 0), patient=True)
 
     def _again(self) -> None:
         if not self._stopped:

@@ -9,7 +9,6 @@ import msgspec
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -25,10 +24,11 @@ from relay.cluster.handshake import (
     Refusal,
 )
 from relay.cluster.link import LENGTH, Deframer, Incoming
-from relay.cluster.link_lines import NODES_MAX, STRANGERS_MAX, LinkLines
+from relay.cluster.link_lines import LinkLines
 from relay.cluster.transport import LIVED_S, WAITING_MAX, AcceptFactory, LinkOptions, TcpTransport
 from relay.errors import RemoteProtocolError
 from relay.interfaces import IRaftReceiver, IRaftTransport
+from relay.test.test_link_lines import lines_said
 from relay.test.test_links import anybody, framed, hello_of, side
 from relay.wire.secure import AES_256_GCM, KEY_BYTES, ChannelKeys, ephemeral_public
 from relay.wire.secure_records import StreamOpener, StreamSealer
@@ -172,12 +172,14 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual(len(self.receiver.told), 3)
 
     def test_gone_soon(self):
-        """So is one that did not live, after the shortest back-off."""
-        link, _ = self.connect()
-        link.connectionLost(Failure(ConnectionLost()))
-        self.assertLess(self.next_attempt(), 0.1)
-        self.no_answer()
-        self.assertEqual(self.receiver.told[1:], [("unlinked", 2), ("unreachable", 2)])
+        """So is one that did not live, again and again, if it was not there in between."""
+        for _ in range(3):
+            told = len(self.receiver.told)
+            link, _ = self.connect()
+            self.assertEqual(self.lost(link), 0)
+            self.no_answer()
+            self.assertEqual(self.receiver.told[told:], [("linked", 2), ("unlinked", 2), ("unreachable", 2)])
+            self.next_attempt()
 
     def test_comes_back(self):
         """A link that broke, with the node still there, is no outage."""
@@ -187,6 +189,12 @@ class TransportTests(SynchronousTestCase):
         self.connect()
         self.assertEqual(self.receiver.told[1:], [("unlinked", 2), ("linked", 2)])
 
+    def lost(self, link: Any) -> float:
+        """The link is lost; how long it takes to the next attempt to connect."""
+        attempts = len(self.reactor.tcpClients)
+        link.connectionLost(Failure(ConnectionLost()))
+        return 0.0 if len(self.reactor.tcpClients) > attempts else self.next_attempt()
+
     def next_attempt(self) -> float:
         """Wait for the next attempt to connect; how long that took."""
         before, attempts = self.reactor.seconds(), len(self.reactor.tcpClients)
@@ -195,27 +203,36 @@ class TransportTests(SynchronousTestCase):
         return float(self.reactor.seconds() - before)
 
     def test_falls_again_and_again(self):
-        """Links that stand and are lost soon are tried ever more rarely, and a node that dials does not change that;
-        one that lives ends it."""
-        times = []
-        for _ in range(10):
-            link, _ = self.connect()
-            link.connectionLost(Failure(ConnectionLost()))
-            self.accepted(2)[0].connectionLost(Failure(ConnectionLost()))
-            times.append(round(self.next_attempt(), 3))
+        """Links that stand and are lost soon are tried ever more rarely but for the first; one that lives ends it."""
+        times = [round(self.lost(self.connect()[0]), 3) for _ in range(10)]
         self.assertEqual(times, sorted(times))
-        self.assertLess(times[0], 0.1)
+        self.assertEqual(times[0], 0)
+        self.assertLess(times[1], 0.1)
         self.assertAlmostEqual(times[-1], self.transport.options.retry_s_max, places=1)
         for _ in range(2):
             link, _ = self.connect()
             self.reactor.advance(LIVED_S)
-            attempts = len(self.reactor.tcpClients)
-            link.connectionLost(Failure(ConnectionLost()))
-            self.assertEqual(len(self.reactor.tcpClients), attempts + 1)
+            self.assertEqual(self.lost(link), 0)
+
+    def test_falls_in_between(self):
+        """Nor are they dialled more often if the node dials, or if nobody is there now and then."""
+        self.lost(self.connect()[0])
+        self.connect()[0].connectionLost(Failure(ConnectionLost()))
+        attempts = len(self.reactor.tcpClients)
+        self.accepted(2)
+        self.assertEqual(len(self.reactor.tcpClients), attempts)
+        times = []
+        self.next_attempt()
+        for _ in range(10):
+            self.no_answer()
+            times.append(round(self.next_attempt(), 3))
+            self.lost(self.connect()[0])
+        self.assertEqual(times, sorted(times))
+        self.assertAlmostEqual(times[-1], self.transport.options.retry_s_max, places=1)
 
     def test_ended_by_the_other(self):
         """A link that ended by what came on it is not tried at once, and tells of its node and no refusal."""
-        lines = self.said()
+        lines = lines_said(self)
         link, _ = self.connect()
         self.reactor.advance(LIVED_S)
         attempts = len(self.reactor.tcpClients)
@@ -225,18 +242,6 @@ class TransportTests(SynchronousTestCase):
         self.assertLess(self.next_attempt(), 0.1)
         self.assertEqual(lines[-1].split(" at ")[0], "the link to node 2")
         self.assertIn("the acceptor sent something behind the handshake", lines[-1])
-
-    def said(self) -> list[str]:
-        """The log's lines from now on."""
-        lines: list[str] = []
-
-        def noted(event: Any) -> None:
-            lines.append(formatEvent(event))
-
-        observer: Any = noted  # Any: ILogObserver is any callable
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-        return lines
 
     def test_backs_off(self):
         """Attempts become rarer, to a limit."""
@@ -361,7 +366,7 @@ class TransportTests(SynchronousTestCase):
 
     def test_changed_on_the_way(self):
         """A record that was changed on its way ends its link, and is one line in the log."""
-        lines = self.said()
+        lines = lines_said(self)
         protocol, wire, sealer = self.accepted(3)
         record = sealer.seal(framed(b"one"))
         protocol.dataReceived(record[:-1] + bytes([record[-1] ^ 1]) + sealer.seal(framed(b"two")))
@@ -375,7 +380,7 @@ class TransportTests(SynchronousTestCase):
 
     def test_said_once(self):
         """The same refusal of the same address is one line in a while, whatever the other side makes of its text."""
-        lines = self.said()
+        lines = lines_said(self)
         for number in range(100):
             protocol, _, _ = self.accepted(3, cluster=f"c{number}")
             protocol.connectionLost(Failure(ConnectionDone()))
@@ -387,46 +392,6 @@ class TransportTests(SynchronousTestCase):
             protocol.connectionLost(Failure(ConnectionDone()))
         self.assertLessEqual(len(lines), 6)
         self.assertEqual(self.transport.refusals, 200)
-
-    def test_many_strangers(self):
-        """Strangers of many addresses have so many lines in a while, and one that says how many were left out."""
-        lines = self.said()
-        said = LinkLines(self.reactor.seconds, 60.0)
-        for number in range(1000):
-            said.stranger(f"h{number}", RemoteProtocolError("why"))
-        self.assertEqual(len(lines), STRANGERS_MAX)
-        said.refused(2, "h2", RemoteProtocolError("why"))
-        said.look()
-        self.assertEqual(lines[STRANGERS_MAX:], [
-            "cluster link with h2 refused: link to node 2: why",
-            f"{1000 - STRANGERS_MAX} more lines about refused cluster links were left out",
-        ])  # fmt: skip
-        self.assertEqual(len(said._strangers._said), STRANGERS_MAX)
-        self.reactor.advance(60)
-        said.look()
-        for number in range(5):
-            said.stranger(f"h{number}", RemoteProtocolError("why"))
-        self.assertEqual(len(lines), STRANGERS_MAX + 2 + 5)
-        for number in range(NODES_MAX + 10):
-            said.refused(number, "h", RemoteProtocolError("why"))
-        self.assertEqual(len(said._nodes._said), NODES_MAX)
-
-    def test_comes_and_goes(self):
-        """A link that comes and goes has a line for either, and then one for all that happened since."""
-        lines = self.said()
-        said = LinkLines(self.reactor.seconds, 60.0)
-        for _ in range(50):
-            said.changed(2, stands=True)
-            said.changed(2, stands=False)
-        said.changed(2, stands=True)
-        said.look()
-        self.assertEqual(lines, ["linked to node 2", "the link to node 2 is gone"])
-        self.reactor.advance(60)
-        said.look()
-        said.look()
-        self.assertEqual(lines[2:], ["the link to node 2 came or went 99 more times, and stands"])
-        said.changed(2, stands=False)
-        self.assertEqual(lines[3:], ["the link to node 2 is gone"])
 
     # --- so many links ----------------------------------------------------------------------------------------------
 

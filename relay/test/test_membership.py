@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.testing import StringTransport
-from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.cluster.frames import NOTHING
@@ -15,6 +14,7 @@ from relay.cluster.membership import Membership
 from relay.cluster.transport import AcceptFactory, TcpTransport
 from relay.test.group_cluster import GroupCluster, Member, others
 from relay.test.test_cluster_metrics import seen, transport
+from relay.test.test_link_lines import lines_said
 from relay.test.test_links import anybody, framed, hello_of, side
 
 
@@ -28,14 +28,7 @@ class MembershipTests(SynchronousTestCase):
         if self.gone.node > 3 or self.stays.node > 3:
             self.fail("founders first")
         self.links, self.membership = self.of(self.leader)
-        self.lines: list[str] = []
-
-        def noted(event: Any) -> None:
-            self.lines.append(formatEvent(event))
-
-        observer: Any = noted  # Any: ILogObserver is any callable
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.lines = lines_said(self)
 
     def of(self, member: Member, *founders: int) -> tuple[TcpTransport, Membership]:
         """What ``member`` has of links, to all five nodes as from its file."""
