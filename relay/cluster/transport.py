@@ -44,7 +44,7 @@ LOOK_S: Final = 1.0
 """How often links are looked at for silence."""
 WAITING_MAX: Final = 8
 """Connections from one address that have not shaken hands: as many nodes as start on one machine at once, or behind one
-address, and no more than an eighth of ``links_max``."""
+address, and no more than an eighth of the usual ``links_max``."""
 LIVED_S: Final = 2.0
 """A link that stood so long is no failed attempt when it breaks."""
 
