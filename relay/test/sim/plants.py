@@ -79,6 +79,7 @@ def _all() -> dict[str, Plant]:
         plants_more_groups,
         plants_more_kv,
         plants_more_starts,
+        plants_rare,
         plants_replication,
         plants_snapshots,
         plants_store,
@@ -97,6 +98,9 @@ def _all() -> dict[str, Plant]:
         ("store", "relay.store", plants_more_starts.STORE),
         ("kv", "relay.cluster", plants_more_kv.KV),
         ("core", "relay.cluster.raft", plants_more_kv.CORE),
+        ("groups", "relay.cluster", plants_rare.GROUPS),
+        ("core", "relay.cluster.raft", plants_rare.CORE),
+        ("store", "relay.store", plants_rare.STORE),
     ):
         for name, module, old, new in plants:
             assert name not in found, name
