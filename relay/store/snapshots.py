@@ -10,10 +10,10 @@ A file, all integers little-endian::
 streams a snapshot to another node notices damage at the chunk. The SHA-256 is over everything before it. ``metadata``
 is the encoded configuration state. The name is ``group-index-term.snap``, each in hexadecimal.
 
-A snapshot is written as ``.tmp``, synced, renamed, and the directory synced; then older ones beyond two are removed.
-Compact the log only up to the older of the two (:meth:`SnapshotStore.oldest_kept`): when the newer one turns out to be
-damaged the node can still start from the one before. Errors of fsync end the process, as in the log; a full disk
-only fails the one snapshot.
+A snapshot is written as ``.tmp`` under a number of its own (a node may take one while it receives the same one from its
+leader), synced, renamed, and the directory synced; then older ones beyond two are removed. Compact the log only up to
+the older of the two (:meth:`SnapshotStore.oldest_kept`): when the newer one turns out to be damaged the node can still
+start from the one before. Errors of fsync end the process, as in the log; a full disk only fails the one snapshot.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import os.path
 from collections.abc import Callable, Iterator
+from itertools import count
 from struct import Struct
 from typing import NamedTuple
 
@@ -106,11 +107,12 @@ class SnapshotWriter:
         self.id = identity
         self._conf_state = conf_state
         self._path = os.path.join(store.directory, identity.file_name)
+        self._temporary = f"{self._path}.{next(store.numbers)}{TEMPORARY_SUFFIX}"
         self._digest = hashlib.sha256()
         self._offset = 0
         self._chunks = 0
         self._bytes = 0
-        self._file: File | None = store.files.create(self._path + TEMPORARY_SUFFIX)
+        self._file: File | None = store.files.create(self._temporary)
         metadata = encode_conf_state(conf_state)
         if len(metadata) > METADATA_BYTES_MAX:
             self.abort()
@@ -137,7 +139,7 @@ class SnapshotWriter:
         with self._store.fatal():
             file.sync()
             file.close()
-            files.rename(self._path + TEMPORARY_SUFFIX, self._path)
+            files.rename(self._temporary, self._path)
             files.sync_directory(self._store.directory)
         self._store.prune(self.id.group)
         return SnapshotInfo(self.id, self._conf_state, self._chunks, self._bytes, digest)
@@ -147,7 +149,7 @@ class SnapshotWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
-            self._store.files.unlink(self._path + TEMPORARY_SUFFIX)
+            self._store.files.unlink(self._temporary)
 
     def _open_file(self) -> File:
         if self._file is None:
@@ -247,6 +249,8 @@ class SnapshotStore:
     ) -> None:
         self.files = files
         self.directory = directory
+        self.numbers = count()
+        """Of files that are being written."""
         self._on_fatal = on_fatal
 
     def open(self) -> None:

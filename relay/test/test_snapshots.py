@@ -115,6 +115,19 @@ class SnapshotTests(unittest.TestCase):
         self.assertEqual(self.files.list(DIRECTORY), [])
         self.assertRaises(LogStopped, writer.write, b"more")
 
+    def test_two_writers_of_one(self):
+        """One that is taken while the same one is received: both become whole, and giving one up leaves the other."""
+        taken, received, another = (self.store.create(7, 10, 2, MEMBERS) for _ in range(3))
+        for writer in (taken, received, another):
+            writer.write(b"state")
+        taken.commit()
+        another.abort()
+        received.write(b" and more")
+        self.assertEqual(self.store.verify(SnapshotId(7, 10, 2)).length, 5)
+        received.commit()
+        self.assertEqual(self.store.verify(SnapshotId(7, 10, 2)).length, 14)
+        self.assertEqual(self.files.list(DIRECTORY), [SnapshotId(7, 10, 2).file_name])
+
     def test_order_of_commit(self):
         """Synced, renamed, and then the directory synced; only then an older one is removed."""
         for index in (10, 20):

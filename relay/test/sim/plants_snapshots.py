@@ -75,7 +75,7 @@ PLANTS: Final = (
         "snapshot_receiving",
         "            receiving.writer.commit()\n"
         "            reader",
-        "            receiving.writer._store.files.rename(receiving.writer._path + '.tmp', "
+        "            receiving.writer._store.files.rename(receiving.writer._temporary, "
         "receiving.writer._path)\n"
         "            reader",
     ),
