@@ -20,6 +20,7 @@ network         links and what happens to frames
 node            one node: what ``relay.cluster.service`` and ``relay.tap`` put together, without a process
 clients         operations, and the history of what became of them
 invariants      what must hold after every event
+promises        what must hold of what a group tells its users
 operator        replaces nodes that lost their disk, and changes the membership
 faults          when which fault begins, by kind
 world           all of it, and what must hold at the end

@@ -43,6 +43,12 @@ BURST_MAX: Final = 12
 BARE: Final = 0.25
 """Share of the writes."""
 LEASE_MS: Final = (300, 900, 2500)
+TURNS_S: Final = (0, 1, 6)
+"""Of several groups one at a time is used for so long, while the others are idle, as most groups of a node are; 0: all
+are used at once. In whole windows."""
+LONG: Final = 0.04
+LONG_BYTES_MAX: Final = 1500
+"""Share and size of values that fill messages, windows and segments."""
 LULLS: Final = 0.005
 """How often nobody wants anything for so long that groups become quiet: a share of the bursts."""
 
@@ -158,6 +164,9 @@ class Clients:
         self._last: dict[str, bytes] = {}  # a value that the key may have
         self._gates: dict[Deferred[Any], int] = {}  # what waits for an answer of which node
         self._clients = [_Client(group) for group in world.group_numbers for _ in range(SESSIONS)]
+        self._turn_s = dice.choice(TURNS_S)
+        self.demanded = 0
+        """Operations that had to succeed."""
         self.running = True
         self.hot_until_s = 0.0
         """Until then few keys are used, so that what one client did is seen by another."""
@@ -195,19 +204,21 @@ class Clients:
         window = int(self._world.schedule.now_s / WINDOW_S)
         for _ in range(size):
             place = dice.randrange(KEYS if self._world.schedule.now_s >= self.hot_until_s else HOT_KEYS)
-            group = self._world.group_numbers[place % len(self._world.group_numbers)]
+            turn = window // self._turn_s if self._turn_s else place
+            group = self._world.group_numbers[turn % len(self._world.group_numbers)]
             key = f"k{window % 40:02}/{window}.{place}"
             self._keys[key] = group
             self._operation(node.number, node.keys[group], group, key)
 
     def must_succeed(self, number: int) -> None:
-        """A write of each group on a node, where nothing stands in its way."""
+        """Writes of each group on a node, where nothing stands in their way: one with a session, some without."""
         for group, keys in self._world.nodes[number].keys.items():
-            key = f"last/{number}.{group}"
-            self._keys[key] = group
-            self._value += 1
-            new = b"%d" % self._value
-            self._go(self._write(keys, self._call(key, "put", (new,), number), Txn((Get(key), Put(key, new)))))
+            for write in (self._write, self._bare, self._bare, self._bare):
+                self._value += 1
+                self.demanded += 1
+                key, new = f"last/{self._value}", b"%d" % self._value
+                self._keys[key] = group
+                self._go(write(keys, self._call(key, "put", (new,), number), Txn((Get(key), Put(key, new)))))
 
     def _operation(self, number: int, keys: KeyValue, group: int, key: str) -> None:
         dice = self._dice
@@ -220,6 +231,8 @@ class Clients:
             return
         self._value += 1
         new = b"%d" % self._value
+        if dice.random() < LONG:
+            new += b"." * dice.randrange(LONG_BYTES_MAX)
         if chance < 0.70:
             action, argument = "put", (new,)
             operation = Txn((Get(key), Put(key, new)))

@@ -46,12 +46,19 @@ class SimDisk(SimulatedFiles):
         """The next sync fails."""
         self.crash_after = -1
         """Power is lost at so many calls from now; negative: never."""
+        self.crash_after_snapshot = -1
+        """The same, counted from when the next snapshot is whole and gets its name."""
         self.sync_factor = 1.0
         self.on_call = self._on_call
 
+    def relent(self) -> None:
+        """What was set and has not hit does not."""
+        self.fail_sync = False
+        self.crash_after = self.crash_after_snapshot = -1
+
     def call(self, name: str, path: str) -> None:
         """Let an operation fail when asked to; the list of calls is not kept."""
-        if self.crash_after >= 0 or self.fail_sync:
+        if self.crash_after >= 0 or self.crash_after_snapshot >= 0 or self.fail_sync:
             self.on_call(name, path)
 
     def _on_call(self, name: str, path: str) -> None:
@@ -59,6 +66,8 @@ class SimDisk(SimulatedFiles):
             self.crash_after -= 1
             if self.crash_after < 0:
                 raise SimulatedCrash
+        if self.crash_after_snapshot >= 0 and name == "rename" and path.startswith("snapshots"):
+            self.crash_after, self.crash_after_snapshot = self.crash_after_snapshot, -1
         if self.fail_sync and name in ("sync_data", "sync"):
             self.fail_sync = False
             raise OSError(errno.EIO, "Input/output error", path)

@@ -3,17 +3,19 @@
 ==============  ======================================================================================================
 kind            what happens
 ==============  ======================================================================================================
-delay           one direction of a link becomes slow, up to 80 ms
+delay           one direction of a link becomes slow, up to 80 ms, or one lane of it
 loss            frames are lost, one by one; so ``duplicate`` and ``reorder``
 partition       one node, or two, and the others do not hear each other
 oneway          one direction of one link is cut
 rift            a leader has just changed its voters: links break between it, the new nodes or some others, and the rest
+upset           a leader has just been elected: its process stops for a while or for good, or one direction of its links
 reset           a link breaks
 slow            a disk takes up to a hundred times as long to sync
 power           a node loses power: unsynced sectors are lost, kept or torn
 kill            a process is killed: its disk has everything that was written
 all             all nodes lose power at once
-call            power is lost in the middle of a step, at one of the next calls of the disk
+call            power is lost in the middle of a step, at one of the next calls of the disk, or behind a snapshot
+midway          a node has just taken over a snapshot: it loses power, or its disk is slow and its leader ends
 sync            fsync fails
 full            a disk has no room for a while
 flip            a process is killed, and a bit of a file of it has turned
@@ -21,8 +23,9 @@ stall           a process does not run for a while
 drift           clocks run at rates of their own (from the start)
 erase           a data directory is emptied
 member          a good node is replaced
-transfer        leadership is handed over
+transfer        leadership is handed over, sometimes again and again
 snapshot        a node takes a snapshot
+retake          a node has just changed its voters: it takes a snapshot, and may start again from that
 ==============  ======================================================================================================
 """
 
@@ -32,7 +35,9 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from relay.cluster.frames import LANES
 from relay.cluster.raft.types import LEADER
+from relay.test.sim.network import DELAY_S
 
 if TYPE_CHECKING:
     from relay.test.sim.node import Node
@@ -46,12 +51,14 @@ MEAN_S: Final[dict[str, float]] = {
     "partition": 6.0,
     "oneway": 6.0,
     "rift": 1e9,
+    "upset": 1e9,
     "reset": 4.0,
     "slow": 6.0,
     "power": 7.0,
     "kill": 7.0,
     "all": 25.0,
     "call": 9.0,
+    "midway": 1e9,
     "sync": 15.0,
     "full": 12.0,
     "flip": 20.0,
@@ -61,10 +68,11 @@ MEAN_S: Final[dict[str, float]] = {
     "member": 14.0,
     "transfer": 7.0,
     "snapshot": 5.0,
+    "retake": 1e9,
 }
 """Between two of a kind, on average; each seed has it half as often, as often or twice as often. Not of those that are
 there from the start, or come when something else happens."""
-SELF_TIMED: Final = ("drift", "rift")
+SELF_TIMED: Final = ("drift", "rift", "upset", "midway", "retake")
 KINDS: Final = tuple(MEAN_S)
 DRIFT: Final = 0.2
 HOT_S: Final = 1.0
@@ -101,6 +109,8 @@ class Faults:
         self.calm = True
         for heal in list(self._heals.values()):
             heal()
+        for node in self._world.nodes.values():
+            node.disk.relent()
         self._heals.clear()
 
     def _next(self, kind: str) -> None:
@@ -139,9 +149,10 @@ class Faults:
 
     def _delay(self, dice: Random) -> None:
         direction = self._world.network.direction(*self._pair(dice))
-        before = direction.delay_s
-        direction.delay_s = 0.08 * dice.random() ** 2
-        self._for(0.5 + 2 * dice.random(), lambda: setattr(direction, "delay_s", min(before, 0.001)))
+        delay_s = 0.08 * dice.random() ** 2
+        lane = dice.randrange(2 * LANES)
+        direction.delay_s = [delay_s if lane >= LANES or lane == each else DELAY_S for each in range(LANES)]
+        self._for(0.5 + 2 * dice.random(), lambda: setattr(direction, "delay_s", [DELAY_S] * LANES))
 
     def _loss(self, dice: Random) -> None:
         self._lossy("loss", 0.2 * dice.random(), dice)
@@ -191,8 +202,11 @@ class Faults:
     def changed(self, node: Node, raft: Any) -> None:  # Any: RaftState
         """A node has another configuration. If majorities need not overlap, it is between the nodes that know of it and
         those that do not yet."""
-        dice = self._dice["rift"]
-        if self.calm or "rift" not in self._world.recipe.kinds or raft.role != LEADER or dice.random() < 0.5:
+        dice = self._wanted("retake", 0.15)
+        if dice is not None:
+            self._world.schedule.later(0.0, node, self._retake, dice, node)
+        dice = self._wanted("rift", 0.5) if raft.role == LEADER else None
+        if dice is None:
             return
         voters = raft.configuration
         fresh = set(voters.incoming) - set(voters.outgoing)
@@ -208,6 +222,35 @@ class Faults:
             self._cut(pairs, dice)
             self._world.clients.hot_until_s = self._world.schedule.now_s + HOT_S
 
+    def _wanted(self, kind: str, chance: float) -> Random | None:
+        """The dice of a kind that comes when something else happens, if it comes now."""
+        if self.calm or kind not in self._world.recipe.kinds:
+            return None
+        dice = self._dice[kind]
+        return dice if dice.random() < chance else None
+
+    def elected(self, node: Node) -> None:
+        """A node leads. What made the one before it fail is often not over."""
+        dice = self._wanted("upset", 0.2)
+        if dice is not None:
+            self._world.schedule.later(0.03 * dice.random() ** 2, None, self._upset, dice, node, node.life)
+
+    def _upset(self, dice: Random, node: Node, life: int) -> None:
+        if self.calm or node.life != life:
+            return
+        self._world.count("upset")
+        self._world.note("node {}, which was just elected, meets a fault", node.number)
+        self._world.clients.hot_until_s = self._world.schedule.now_s + HOT_S
+        chance = dice.random()
+        if chance < 0.5:
+            node.pause(0.2 + dice.random())
+        elif chance < 0.7:
+            node.end(power=dice.random() < 0.5)
+        else:
+            others = [number for number in self._world.nodes if number != node.number]
+            there = dice.random() < 0.5
+            self._cut([(node.number, each) if there else (each, node.number) for each in others], dice)
+
     def _reset(self, dice: Random) -> None:
         self._world.network.reset(*self._pair(dice))
 
@@ -217,10 +260,13 @@ class Faults:
         node = self._running(dice)
         if node is None:
             return False
+        self._slow_down(node, dice)
+        return None
+
+    def _slow_down(self, node: Node, dice: Random) -> None:
         disk = node.disk
         disk.sync_factor = 100 * dice.random() + 1
         self._for(0.2 + dice.random(), lambda: setattr(disk, "sync_factor", 1.0))
-        return None
 
     def _sync(self, dice: Random) -> bool | None:
         node = self._running(dice)
@@ -243,8 +289,23 @@ class Faults:
         node = self._running(dice)
         if node is None:
             return False
-        node.disk.crash_after = dice.randrange(40)
+        if dice.random() < 0.5:
+            node.disk.crash_after = dice.randrange(40)
+        else:
+            node.disk.crash_after_snapshot = dice.randrange(8)
         return None
+
+    def restored(self, node: Node, leader: int) -> None:
+        """A node takes over a snapshot, which its log does not know yet."""
+        dice = self._wanted("midway", 0.3)
+        if dice is None:
+            return
+        gone = node
+        if dice.random() < 0.5 and leader in self._world.nodes:
+            gone = self._world.nodes[leader]
+            self._slow_down(node, dice)
+        self._world.count("midway")
+        self._world.schedule.later(0.01 * dice.random(), None, self._end_life, dice, gone, gone.life)
 
     def _flip(self, dice: Random) -> bool | None:
         node = self._running(dice)
@@ -316,7 +377,13 @@ class Faults:
         group = node.group(dice.choice(self._world.group_numbers))
         target = dice.choice((0, *sorted(self._world.members)))
         node.enter(group.transfer, (target, _ignore))
+        if dice.random() < 0.4:
+            self._world.schedule.later(0.3 * dice.random(), None, self._transfer_again, dice)
         return None
+
+    def _transfer_again(self, dice: Random) -> None:
+        if not self.calm:
+            self._transfer(dice)
 
     def _snapshot(self, dice: Random) -> bool | None:
         node = self._running(dice)
@@ -324,6 +391,18 @@ class Faults:
             return False
         node.enter(node.group(dice.choice(self._world.group_numbers)).take_snapshot, (_ignore,))
         return None
+
+    def _retake(self, dice: Random, node: Node) -> None:
+        self._world.count("retake")
+        for number in self._world.group_numbers:
+            node.group(number).take_snapshot(_ignore)
+        if dice.random() < 0.3:
+            self._world.schedule.later(0.05 * dice.random(), None, self._end_life, dice, node, node.life)
+
+    def _end_life(self, dice: Random, node: Node, life: int) -> None:
+        """A node ends, unless it did already."""
+        if not self.calm and node.life == life and node.groups is not None:
+            node.end(power=dice.random() < 0.5)
 
 
 def _ignore(_: object, error: BaseException | None) -> None:

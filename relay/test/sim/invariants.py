@@ -12,6 +12,7 @@ agreed                 what is acknowledged to a leader is what the leader has (
 recovered              after a crash the log has everything that it said was durable
 applied                every node applies the same command at an index, in order, each once, with the same result; no
                        entry that is not committed counts as applied
+told                   what a group tells of a proposal or to a read agrees with what is applied: see ``promises``
 acknowledged           what a client was told is done is there at the end: see ``clients``
 =====================  ===============================================================================================
 
@@ -26,6 +27,7 @@ from relay.cluster.frames import RAFT, URGENT, decode_raft
 from relay.cluster.raft.types import LEADER, MSG_APP_RESP, MSG_VOTE_RESP
 from relay.store.wal import WriteAheadLog
 from relay.store.wal_format import LogDamaged
+from relay.test.sim.promises import Promises
 
 if TYPE_CHECKING:
     from relay.test.sim.node import Node
@@ -61,6 +63,7 @@ class Invariants:
         # The last index that was seen to be committed while a term was the latest known.
         self._committed_in: dict[int, dict[int, int]] = {number: {} for number in world.group_numbers}
         self._applied: dict[int, dict[int, tuple[bytes, Any]]] = {number: {} for number in world.group_numbers}
+        self.promises = {number: Promises(self.violated) for number in world.group_numbers}
         self.elections = 0
         self.recoveries = 0
 
@@ -105,6 +108,7 @@ class Invariants:
             return
         self.elections += 1
         self._world.note("node {} leads group {} in term {}", node.number, group, raft.term)
+        self._world.faults.elected(node)
         other = self._leaders.setdefault((group, raft.term), node.number)
         if other != node.number:
             self.violated(f"one leader: nodes {other} and {node.number} lead group {group} in term {raft.term}")
@@ -281,6 +285,8 @@ class Invariants:
     def restored(self, node: Node, group: int) -> None:
         """A snapshot replaced its state: which index it is at is told by the next entry."""
         self.seen(node, group).applied = -1
+        if node.groups is not None:
+            self._world.faults.restored(node, node.groups.replicas[group].raw.raft.lead)
 
     def applied(self, node: Node, group: int, entries: Any, results: Any) -> None:  # Any: Entry and Result
         """The state machine of a node did ``entries``."""
@@ -294,6 +300,7 @@ class Invariants:
             before = known.get(index)
             if before is None:
                 known[index] = (entry.data, result)
+                self.promises[group].applied(index, entry.data, result)
             elif before[0] != entry.data:
                 self.violated(f"applied: node {node.number} applies another command at {index}")
             elif before[1] != result:

@@ -7,6 +7,10 @@ loses what is under way; each end notices on its own, and the link comes back af
 The faults ``loss``, ``duplicate`` and ``reorder`` go beyond that promise, single frame by single frame: the core and
 the groups above it must be safe on any network. A frame that is reordered arrives after later ones of its lane, one
 that is doubled arrives again; mostly soon, sometimes half a second later.
+
+Each lane is a stream of its own, and may be slow while the others are not. A process that did not run for a while comes
+to its links one after the other: what waits on one is read before what came earlier on another, and a client may be
+first.
 """
 
 from __future__ import annotations
@@ -26,19 +30,21 @@ if TYPE_CHECKING:
 NOTICE_S = 0.01  # until an end notices that its link is gone
 DELAY_S = 0.0004
 LATE_S = 0.5  # of what is doubled or reordered, at most
+TURN_S = 0.02  # until a process that runs again has come to all its links, at most
 
 
 class Direction:
     """Frames from one node to another."""
 
-    __slots__ = ("delay_s", "epoch", "held", "last_s", "open", "waiting")
+    __slots__ = ("delay_s", "epoch", "held", "last_s", "open", "read_s", "waiting")
 
     def __init__(self) -> None:
         self.open = False  # the sender believes that the link stands
         self.epoch = 0  # frames of an earlier one are lost
         self.held = 0  # partitions that cut this direction
         self.waiting: list[tuple[int, bytes]] = []
-        self.delay_s = DELAY_S
+        self.delay_s = [DELAY_S] * LANES
+        self.read_s = 0.0  # not before
         self.last_s = [0.0] * LANES
 
 
@@ -100,7 +106,7 @@ class Network:
 
     def _carry(self, source: int, target: int, direction: Direction, lane: int, frame: bytes) -> None:
         schedule, random = self._world.schedule, self._dice.random
-        delay_s = direction.delay_s * (0.5 + random())
+        delay_s = direction.delay_s[lane] * (0.5 + random())
         at_s = max(schedule.now_s + delay_s, direction.last_s[lane])
         if self.lossy:
             chance = random()
@@ -129,14 +135,20 @@ class Network:
         if node.groups is None:
             return
         now_s = self._world.schedule.now_s
-        if node.paused_until_s > now_s:
+        if direction.read_s > now_s:
             # In the socket's buffer, in order, before anything that comes later.
             self._world.schedule.later(
-                node.paused_until_s - now_s, None, self._arrive, source, target, direction, epoch, frame
+                direction.read_s - now_s, None, self._arrive, source, target, direction, epoch, frame
             )
             return
         self._world.trace(source, target, frame)
         node.enter(node.groups.received, (source, frame))
+
+    def paused(self, number: int, until_s: float) -> None:
+        """A process reads nothing until then."""
+        for other in self._world.nodes:
+            if other != number:
+                self.direction(other, number).read_s = until_s + TURN_S * self._dice.random()
 
     # --- links ----------------------------------------------------------------------------------------------------
 
@@ -152,6 +164,7 @@ class Network:
             direction.open = True
             direction.epoch += 1
             direction.waiting.clear()
+            direction.read_s = 0.0
         one.enter(one.groups.linked, (b,))
         if other.groups is not None and back.open:
             other.enter(other.groups.linked, (a,))
@@ -190,19 +203,19 @@ class Network:
             node.enter(node.groups.unlinked, (target,))
 
     def gone(self, number: int) -> None:
-        """The process of a node ended: the others hear of it from its kernel, if nothing cuts them off."""
+        """The process of a node ended: the others hear of it from its kernel, if nothing cuts them off, behind what it
+        had sent."""
         for other in self._world.nodes.values():
             if other.number == number:
                 continue
             mine, theirs = self.direction(number, other.number), self.direction(other.number, number)
             mine.open = False
-            mine.epoch += 1
             mine.waiting.clear()
             theirs.epoch += 1
             theirs.waiting.clear()
             if theirs.open and not mine.held:
-                delay_s = NOTICE_S * self._dice.random()
                 schedule = self._world.schedule
+                delay_s = max(NOTICE_S * self._dice.random(), max(mine.last_s) - schedule.now_s)
                 schedule.later(delay_s, None, self._notice, other.number, number, theirs.epoch)
                 schedule.later(delay_s + 0.001, None, self._unreachable, other, other.life, number)
             elif theirs.open:

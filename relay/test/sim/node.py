@@ -32,6 +32,7 @@ from relay.store.wal_queue import LogFull
 from relay.store.wal_writer import GroupWrite, LogOptions
 from relay.test.sim.disk import Background, LogThread, ProcessEnded, SimDisk
 from relay.test.sim.network import SimTransport
+from relay.test.sim.promises import CheckedGroup
 from relay.test.sim.schedule import NodeClock
 from relay.test.simulated_files import SimulatedCrash
 
@@ -229,7 +230,8 @@ class Node:
         self.world.invariants.beginning(self, number)
         group = groups.add(number, machine, voters=self.founders if not self.world.operator.changed else ())
         clock: Any = self.clock
-        keys = self.keys[number] = KeyValue(machine, group, clock, write_timeout_s=WRITE_TIMEOUT_S)
+        checked: Any = CheckedGroup(group, self.world.invariants.promises[number])
+        keys = self.keys[number] = KeyValue(machine, checked, clock, write_timeout_s=WRITE_TIMEOUT_S)
         Timekeeper(machine, keys, clock, LIMITS)
 
     def end(self, *, power: bool) -> None:
@@ -283,6 +285,7 @@ class Node:
     def pause(self, seconds: float) -> None:
         """The process does not run for a while, as after SIGSTOP, and does not notice."""
         self.paused_until_s = max(self.paused_until_s, self.world.schedule.now_s + seconds)
+        self.world.network.paused(self.number, self.paused_until_s)
 
     # --- looks ----------------------------------------------------------------------------------------------------
 

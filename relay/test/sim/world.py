@@ -1,8 +1,8 @@
 """One run: a recipe, everything that it makes, and what must hold at the end.
 
 At the end all faults stop. Then within ``SETTLE_S`` there must be a leader of each group, every member must have
-applied everything, nobody may wait for an outcome any more, a write on each node must succeed, the states of all must
-have one digest, and the history must be linearizable.
+applied everything, nobody may wait for an outcome any more, writes on each node must succeed without being repeated,
+the states of all must have one digest, and the history must be linearizable.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class World:
         self.group_options = GroupOptions(
             message_bytes_max=dice.choice((1 << 10, 8 << 10)),
             inflight_max=dice.choice((4, 32)),
-            inflight_bytes_max=16 << 10,
-            uncommitted_bytes_max=24 << 10,
+            inflight_bytes_max=dice.choice((8 << 10, 16 << 10)),
+            uncommitted_bytes_max=dice.choice((4 << 10, 24 << 10)),
             snapshot_log_bytes=dice.choice((4 << 10, 16 << 10, 64 << 10)),
             snapshot_chunk_bytes=2 << 10,
             snapshot_window=2,
@@ -187,11 +187,11 @@ class World:
 
     def _write_everywhere(self) -> None:
         before = self.clients.outcomes["ok"]
-        for number in sorted(self.members):
+        for number in sorted(self.members) * 2:
             self.schedule.later(0.0, self.nodes[number], self.clients.must_succeed, number)
-        self._until(self.schedule.now_s + LOOK_S)
+            self._until(self.schedule.now_s + LOOK_S)
         self._settle()
-        missing = before + len(self.members) * len(self.group_numbers) - self.clients.outcomes["ok"]
+        missing = before + self.clients.demanded - self.clients.outcomes["ok"]
         if missing:
             self.invariants.violated(f"liveness: {missing} writes fail where nothing stands in their way")
 
