@@ -46,6 +46,10 @@ LEASE_MS: Final = (300, 900, 2500)
 TURNS_S: Final = (0, 1, 6)
 """Of several groups one at a time is used for so long, while the others are idle, as most groups of a node are; 0: all
 are used at once. In whole windows."""
+SURGE: Final = 60
+SURGES: Final = 0.02
+"""Size and share of large bursts."""
+POLL_S: Final = 0.01
 LONG: Final = 0.04
 LONG_BYTES_MAX: Final = 1500
 """Share and size of values that fill messages, windows and segments."""
@@ -179,7 +183,7 @@ class Clients:
         self._next()
 
     def _next(self) -> None:
-        size = self._dice.randrange(1, BURST_MAX + 1)
+        size = self._dice.randrange(1, BURST_MAX + 1) if self._dice.random() > SURGES else SURGE
         wait_s = size / self._rate * 2 * self._dice.random()
         if self._dice.random() < LULLS:
             wait_s += 1.0 + 2 * self._dice.random()
@@ -209,6 +213,19 @@ class Clients:
             key = f"k{window % 40:02}/{window}.{place}"
             self._keys[key] = group
             self._operation(node.number, node.keys[group], group, key)
+
+    def poll(self, seconds: float) -> None:
+        """Reads of all nodes in turn, one after the other: what many readers ask for comes close together."""
+        running = [node for node in self._world.nodes.values() if node.groups is not None and node.keys]
+        if running and self.running:
+            node = self._dice.choice(running)
+            if node.paused_until_s <= self._world.schedule.now_s:
+                node.enter(self._poll, (node.keys[self._dice.choice(self._world.group_numbers)],))
+        if seconds > 0:
+            self._world.schedule.later(POLL_S, None, self.poll, seconds - POLL_S)
+
+    def _poll(self, keys: KeyValue) -> None:
+        keys.barrier().addErrback(lambda failure: failure.trap(RelayError))
 
     def must_succeed(self, number: int) -> None:
         """Writes of each group on a node, where nothing stands in their way: one with a session, some without."""

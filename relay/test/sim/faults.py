@@ -23,9 +23,10 @@ stall           a process does not run for a while
 drift           clocks run at rates of their own (from the start)
 erase           a data directory is emptied
 member          a good node is replaced
-transfer        leadership is handed over, sometimes again and again
+transfer        leadership is handed over, sometimes again and again, or away from a node whose links are slow
 snapshot        a node takes a snapshot
-retake          a node has just changed its voters: it takes a snapshot, and may start again from that
+retake          a node has just changed its voters: it takes a snapshot, and may start again from that; or there is a
+                new leader, and all take two
 ==============  ======================================================================================================
 """
 
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from relay.cluster.frames import LANES
 from relay.cluster.raft.types import LEADER
-from relay.test.sim.network import DELAY_S
+from relay.test.sim.network import DELAY_S, Direction
 
 if TYPE_CHECKING:
     from relay.test.sim.node import Node
@@ -76,6 +77,7 @@ SELF_TIMED: Final = ("drift", "rift", "upset", "midway", "retake")
 KINDS: Final = tuple(MEAN_S)
 DRIFT: Final = 0.2
 HOT_S: Final = 1.0
+POLL_FOR_S: Final = 0.3
 
 
 class Faults:
@@ -151,8 +153,12 @@ class Faults:
         direction = self._world.network.direction(*self._pair(dice))
         delay_s = 0.08 * dice.random() ** 2
         lane = dice.randrange(2 * LANES)
-        direction.delay_s = [delay_s if lane >= LANES or lane == each else DELAY_S for each in range(LANES)]
-        self._for(0.5 + 2 * dice.random(), lambda: setattr(direction, "delay_s", [DELAY_S] * LANES))
+        delays_s = [delay_s if lane >= LANES or lane == each else DELAY_S for each in range(LANES)]
+        self._delay_for(0.5 + 2 * dice.random(), direction, delays_s)
+
+    def _delay_for(self, seconds: float, direction: Direction, delays_s: list[float]) -> None:
+        direction.delay_s = delays_s
+        self._for(seconds, lambda: setattr(direction, "delay_s", [DELAY_S] * LANES))
 
     def _loss(self, dice: Random) -> None:
         self._lossy("loss", 0.2 * dice.random(), dice)
@@ -167,6 +173,7 @@ class Faults:
         network = self._world.network
         setattr(network, name, chance)
         network.lossy = True
+        self._world.clients.poll(POLL_FOR_S)
 
         def heal() -> None:
             setattr(network, name, 0.0)
@@ -231,6 +238,10 @@ class Faults:
 
     def elected(self, node: Node) -> None:
         """A node leads. What made the one before it fail is often not over."""
+        dice = self._wanted("retake", 0.1)
+        if dice is not None:
+            for delay_s in (0.0, 0.2 * dice.random()):
+                self._world.schedule.later(delay_s, None, self._take_all)
         dice = self._wanted("upset", 0.2)
         if dice is not None:
             self._world.schedule.later(0.03 * dice.random() ** 2, None, self._upset, dice, node, node.life)
@@ -376,7 +387,15 @@ class Faults:
             return False
         group = node.group(dice.choice(self._world.group_numbers))
         target = dice.choice((0, *sorted(self._world.members)))
-        node.enter(group.transfer, (target, _ignore))
+        if dice.random() < 0.3 and group.leader in self._world.nodes:
+            delay_s = 0.08 * dice.random()
+            for other in self._world.nodes:
+                if other != group.leader:
+                    direction = self._world.network.direction(group.leader, other)
+                    self._delay_for(0.3 + dice.random(), direction, [delay_s] * LANES)
+            self._world.schedule.later(0.1, node, group.transfer, target, _ignore)
+        else:
+            node.enter(group.transfer, (target, _ignore))
         if dice.random() < 0.4:
             self._world.schedule.later(0.3 * dice.random(), None, self._transfer_again, dice)
         return None
@@ -391,6 +410,12 @@ class Faults:
             return False
         node.enter(node.group(dice.choice(self._world.group_numbers)).take_snapshot, (_ignore,))
         return None
+
+    def _take_all(self) -> None:
+        for node in list(self._world.nodes.values()):
+            if node.groups is not None:
+                for number in self._world.group_numbers:
+                    node.enter(node.group(number).take_snapshot, (_ignore,))
 
     def _retake(self, dice: Random, node: Node) -> None:
         self._world.count("retake")
