@@ -8,6 +8,7 @@ import attrs
 from zope.interface import implementer
 
 from relay.cluster.group_snapshots import GroupSnapshots
+from relay.cluster.raft.errors import ProposalDropped
 from relay.cluster.raft.tracker import PROGRESS_NAMES, REPLICATE
 from relay.cluster.raft.types import (
     ADD_LEARNER_NODE,
@@ -223,7 +224,11 @@ class Group:
             self._tell(done, Conflict("another change of membership is under way", temporary=True))
             return
         replica.wake()
-        replica.raw.propose_conf_change(change)
+        try:
+            replica.raw.propose_conf_change(change)
+        except ProposalDropped:
+            self._tell(done, Unavailable("too much is not committed yet, or this node was removed"))
+            return
         replica.changes.proposed(raft.log.last_index, raft.term, done)
         replica.host.mark(replica)
 

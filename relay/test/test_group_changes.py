@@ -100,6 +100,21 @@ class MemberTests(SynchronousTestCase):
         leader.group().add_learner(4, lambda result, error: None)
         self.assertRaises(Conflict, cluster.call, leader.group().add_learner, 5)
 
+    def test_too_much_is_not_committed(self):
+        """A change that the leader has no room for is refused; whoever asked for it is told so."""
+        cluster = GroupCluster(uncommitted_bytes_max=1000)
+        leader = cluster.elect()
+        cluster.run(0.1)
+        for other in others(cluster, leader):
+            cluster.cut(leader.node, other.node)
+        cluster.propose(leader, b"x" * 1000)
+        cluster.run(0.01)
+        refused: list[Any] = []
+        leader.group().add_learner(4, lambda result, error: refused.append(error))
+        cluster.until(lambda: refused)
+        self.assertIsInstance(refused[0], Unavailable)
+        self.assertEqual((refused[0].outcome, leader.fatal), ("not_done", []))
+
 
 class SnapshotTests(SynchronousTestCase):
     """Snapshots and compaction."""
