@@ -50,7 +50,7 @@ SURGE: Final = 60
 SURGES: Final = 0.02
 """Size and share of large bursts."""
 POLL_S: Final = 0.01
-LONG: Final = 0.04
+LONG: Final = 0.08
 LONG_BYTES_MAX: Final = 1500
 """Share and size of values that fill messages, windows and segments."""
 LULLS: Final = 0.005
@@ -204,10 +204,10 @@ class Clients:
 
     def _begin(self, number: int, size: int) -> None:
         node = self._world.nodes[number]
-        dice = self._dice
-        window = int(self._world.schedule.now_s / WINDOW_S)
+        dice, schedule = self._dice, self._world.schedule
+        window = int(schedule.now_s / WINDOW_S)
         for _ in range(size):
-            place = dice.randrange(KEYS if self._world.schedule.now_s >= self.hot_until_s else HOT_KEYS)
+            place = dice.randrange(max(KEYS, size // 2) if schedule.now_s >= self.hot_until_s else HOT_KEYS)
             turn = window // self._turn_s if self._turn_s else place
             group = self._world.group_numbers[turn % len(self._world.group_numbers)]
             key = f"k{window % 40:02}/{window}.{place}"

@@ -17,7 +17,7 @@ all             all nodes lose power at once
 call            power is lost in the middle of a step, at one of the next calls of the disk, or behind a snapshot
 midway          a node has just taken over a snapshot: it loses power, or its disk is slow and its leader ends
 sync            fsync fails
-full            a disk has no room for a while
+full            a disk has no room for a while, sometimes until its log is full
 flip            a process is killed, and a bit of a file of it has turned
 stall           a process does not run for a while
 drift           clocks run at rates of their own (from the start)
@@ -293,7 +293,7 @@ class Faults:
         disk = node.disk
         disk.capacity_bytes = disk.used() + dice.randrange(20_000)
         self._world.note("the disk of node {} is full", node.number)
-        self._for(0.5 + 4 * dice.random(), lambda: setattr(disk, "capacity_bytes", 1 << 40))
+        self._for(0.5 + 12 * dice.random() ** 2, lambda: setattr(disk, "capacity_bytes", 1 << 40))
         return None
 
     def _call(self, dice: Random) -> bool | None:
