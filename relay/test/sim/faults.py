@@ -251,7 +251,6 @@ class Faults:
             return
         self._world.count("upset")
         self._world.note("node {}, which was just elected, meets a fault", node.number)
-        self._world.clients.hot_until_s = self._world.schedule.now_s + HOT_S
         chance = dice.random()
         if chance < 0.5:
             node.pause(0.2 + dice.random())
