@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 WINDOW_S: Final = 1.0
 KEYS: Final = 6
-HOT_KEYS: Final = 2
+HOT_KEYS: Final = 3
 SESSIONS: Final = 12
 PATIENCE: Final = 3  # times that a client with a session of its own tries again
 BURST_MAX: Final = 12
@@ -206,8 +206,9 @@ class Clients:
         node = self._world.nodes[number]
         dice, schedule = self._dice, self._world.schedule
         window = int(schedule.now_s / WINDOW_S)
+        hot = schedule.now_s < self.hot_until_s
         for _ in range(size):
-            place = dice.randrange(max(KEYS, size // 2) if schedule.now_s >= self.hot_until_s else HOT_KEYS)
+            place = dice.randrange(HOT_KEYS if hot and size < SURGE else max(KEYS, size // 2))
             turn = window // self._turn_s if self._turn_s else place
             group = self._world.group_numbers[turn % len(self._world.group_numbers)]
             key = f"k{window % 40:02}/{window}.{place}"

@@ -247,9 +247,9 @@ PLANTS: Final = (
     (
         "snapshot-name-without-sync",
         "snapshots",
-        "            files.rename(self._path + TEMPORARY_SUFFIX, self._path)\n"
+        "            files.rename(self._temporary, self._path)\n"
         "            files.sync_directory(self._store.directory)\n",
-        "            files.rename(self._path + TEMPORARY_SUFFIX, self._path)\n",
+        "            files.rename(self._temporary, self._path)\n",
     ),
     (
         "snapshot-prunes-the-newest",
