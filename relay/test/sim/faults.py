@@ -380,12 +380,12 @@ class Faults:
         self._world.operator.replace(dice.choice(sorted(self._world.members)))
         return None
 
-    def _transfer(self, dice: Random) -> bool | None:
+    def _transfer(self, dice: Random, back: int = 0) -> bool | None:
         node = self._running(dice)
         if node is None:
             return False
         group = node.group(dice.choice(self._world.group_numbers))
-        target = dice.choice((0, *sorted(self._world.members)))
+        target = back if back in self._world.members else dice.choice((0, *sorted(self._world.members)))
         if dice.random() < 0.3 and group.leader in self._world.nodes:
             delay_s = 0.08 * dice.random()
             for other in self._world.nodes:
@@ -396,12 +396,14 @@ class Faults:
         else:
             node.enter(group.transfer, (target, _ignore))
         if dice.random() < 0.4:
-            self._world.schedule.later(0.3 * dice.random(), None, self._transfer_again, dice)
+            back = group.leader if dice.random() < 0.5 else 0
+            self._world.schedule.later(0.3 * dice.random(), None, self._transfer_again, dice, back)
         return None
 
-    def _transfer_again(self, dice: Random) -> None:
+    def _transfer_again(self, dice: Random, back: int) -> None:
+        """As whoever restarts nodes one after the other does, sometimes back to who led before."""
         if not self.calm:
-            self._transfer(dice)
+            self._transfer(dice, back)
 
     def _snapshot(self, dice: Random) -> bool | None:
         node = self._running(dice)
