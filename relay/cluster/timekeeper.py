@@ -2,7 +2,8 @@
 
 While this node leads it looks ten times a second whether a lease waits for the time, and proposes it then. Its time
 goes on from the latest that was proposed and counts by its own monotonic clock: no two nodes' clocks are compared, and
-no lease ends early because one of them is wrong.
+no lease ends early because one of them is wrong. Nor because one that led before had not noticed: its time is of a term
+that is over, and does not count.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Timekeeper:
         self._keys = keys
         self._clock = clock
         self._limits = limits
+        self._term = 0  # in which this node leads
         self._ahead_ms = 0.0  # the group's time less this node's clock
         self._proposed: Operation | None = None
         self._look_at: IDelayedCall | None = None
@@ -38,7 +40,7 @@ class Timekeeper:
     def stop(self) -> None:
         """Propose no more."""
         self._machine.led = None
-        self._led(False)
+        self._led(0)
 
     def now_ms(self) -> int:
         """The time that this node would propose."""
@@ -46,12 +48,14 @@ class Timekeeper:
         self._ahead_ms = max(self._ahead_ms, self._machine.state.leases.time_ms - own_ms)
         return int(own_ms + self._ahead_ms)
 
-    def _led(self, leading: bool) -> None:
+    def _led(self, term: int) -> None:
+        """This node leads in ``term``; 0: it does not."""
+        self._term = term
         if self._look_at is not None:
             self._look_at.cancel()
             self._look_at = None
         self._proposed = None
-        if leading:
+        if term:
             self._ahead_ms = self._machine.state.leases.time_ms - self._clock.seconds() * 1000
             self._look_at = self._clock.callLater(LOOK_S, self._look)
 
@@ -64,7 +68,7 @@ class Timekeeper:
         if state.limits != self._limits:
             self._propose(SetLimits(self._limits))
         elif state.leases.wants_time(now_ms):
-            self._propose(Time(now_ms))
+            self._propose(Time(now_ms, self._term))
 
     def _propose(self, operation: Operation) -> None:
         self._proposed = operation

@@ -186,6 +186,16 @@ class LeaseTests(MachineTests):
         self.do(c.Time(6000))
         self.assertIsNone(self.machine.state.leases.get(lease))
 
+    def test_time_of_a_former_leader(self) -> None:
+        """It counts in entries of its own term only, whoever committed them."""
+        lease = self.do(c.Grant(1000)).ids[0]
+        self.do(c.Time(5000, 3), term=3)
+        self.do(c.Time(9000, 3), term=4)
+        self.do(c.Time(9000, 4), term=3)
+        self.assertIsNotNone(self.machine.state.leases.get(lease))
+        self.do(c.Time(6000, 3), term=3)
+        self.assertIsNone(self.machine.state.leases.get(lease))
+
     def test_key_changes_lease(self) -> None:
         """A key goes with the lease it was put with last."""
         first, second = self.do(c.Grant(1000)).ids[0], self.do(c.Grant(1000)).ids[0]

@@ -90,6 +90,22 @@ class AccessTests(SynchronousTestCase):
         error = self.failureResultOf(self.run_for(2, waiting), errors.Unavailable).value
         self.assertEqual(error.outcome, "unknown")
 
+    def test_time_of_a_former_leader(self) -> None:
+        """A leader that was cut off, and says its time before it hears of the next one, ends no lease: its clock went
+        on while nobody led, and the group's time did not."""
+        waiting = self.start(self.keys.execute(Grant(2000)))
+        (lease,) = self.successResultOf(self.run_for(0.1, waiting)).ids
+        self.cluster.run(0.5)
+        self.cluster.cut.add(1)
+        self.cluster.lead(0)
+        self.cluster.run(5)
+        self.cluster.lead(2)
+        self.cluster.cut.clear()
+        self.cluster.run(0.5)
+        self.assertIsNotNone(self.keys.state.leases.get(lease))
+        self.cluster.run(2)
+        self.assertIsNone(self.keys.state.leases.get(lease))
+
     def test_refused(self) -> None:
         """What the state refuses is an error that was not done, and is not tried again."""
         waiting = self.start(self.keys.execute(Grant(1)))

@@ -157,9 +157,12 @@ class Revoke(_Value, frozen=True, array_like=True, tag="revoke"):
 
 
 class Time(_Value, frozen=True, array_like=True, tag="time"):
-    """The leader's time; it never goes back."""
+    """The leader's time; it never goes back. It counts only in an entry of ``term``, that of the leader who says it (0:
+    in any, as before there was this field): what a former leader says late, and has forwarded, is ahead by as long as
+    nobody led."""
 
     now_ms: int
+    term: int = 0
 
 
 class Campaign(_Value, frozen=True, array_like=True, tag="campaign"):

@@ -41,12 +41,12 @@ from relay.cluster.raft.types import Entry
 
 class KeyValueMachine:
     """``changed``, when it is not None, is called with the events of each batch, in order; with None when a snapshot
-    has replaced the state. ``led`` is told whether this node leads."""
+    has replaced the state. ``led`` is told the term in which this node leads, 0 when it does not."""
 
     def __init__(self) -> None:
         self.state = State()
         self.changed: Callable[[list[Event] | None], None] | None = None
-        self.led: Callable[[bool], None] | None = None
+        self.led: Callable[[int], None] | None = None
         self._operations: dict[type, Callable[[int, int, Any], Result]] = {  # Any: the type that it stands under
             Txn: self._txn,
             Grant: self._grant,
@@ -83,7 +83,7 @@ class KeyValueMachine:
     def leader_changed(self, leader: int, term: int, leading: bool) -> None:
         """The group has another leader or term: whoever proposes the time is told."""
         if self.led is not None:
-            self.led(leading)
+            self.led(term if leading else 0)
 
     # --- one command ----------------------------------------------------------------------------------------------
 
@@ -161,6 +161,8 @@ class KeyValueMachine:
         return Result(0, outputs=(self.state.delete(self.state.leases.end(revoke.lease)),))
 
     def _time(self, term: int, index: int, time: Time) -> Result:
+        if time.term not in (0, term):
+            return Result(0)
         for lease in self.state.leases.advance(time.now_ms):
             self.state.delete(self.state.leases.end(lease))
         return Result(0)

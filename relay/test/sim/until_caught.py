@@ -2,7 +2,7 @@
 
 Every fourth seed has five nodes: what one follower of two has acknowledged is committed, so some bugs need more.
 
-``python -m relay.test.sim.until_caught --plant NAME A-B SECONDS``
+``python -m relay.test.sim.until_caught --plant NAME A-B SECONDS``; an empty name plants nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 if __name__ == "__main__":
     from relay.test.sim.loader import plant
 
-    plant(sys.argv[2])
+    if sys.argv[2]:
+        plant(sys.argv[2])
     from relay.test.sim.world import Recipe, World
 
     low, _, high = sys.argv[3].partition("-")
@@ -26,4 +27,4 @@ if __name__ == "__main__":
         caught = report.violation
         if caught:
             break
-    print(json.dumps({"caught": caught[:300], "seconds": round(simulated_s, 1)}))
+    print(json.dumps({"caught": caught[:300], "seconds": round(simulated_s, 1), "seed": seed if caught else 0}))
