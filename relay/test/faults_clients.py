@@ -34,6 +34,7 @@ class Traffic:
         self.prefix = ""
         self.urls = dict(urls)
         self.watchers: dict[int, Watcher] = {}
+        self._revision = 0  # the latest that a write was acknowledged at
         self._random = random.Random(seed)
         self._workers = workers
         self._go = asyncio.Event()
@@ -122,6 +123,10 @@ class Traffic:
         """Remove the pairs of the round."""
         await ask(self._clients[node][0], "delete", prefix=self.prefix)
 
+    def untold(self) -> int:
+        """How many changes were acknowledged and told by no node yet."""
+        return self._revision + 1 - max(watcher.revision for watcher in self.watchers.values())
+
     async def bulk(self, node: int, number: int, length: int) -> bool:
         """Write a value of ``length`` on ``node``; whether that was acknowledged."""
         client = self._clients[node][-1]
@@ -171,6 +176,7 @@ class Traffic:
                 return found
             answer = await ask(client, "put", key=key, value=(call.value + padding), **_condition(call))
             record.end(call, "done", time.monotonic(), revision=answer["revision"])
+            self._revision = max(self._revision, answer["revision"])
             return ""
         except NotFound:
             # Of a read; of a write it is the node's session that is gone, and the node tries again by itself.

@@ -26,6 +26,8 @@ ROOM_BYTES: Final = 16 << 20
 """Beyond what a node has, on the small disk that fills up."""
 BULK_BYTES: Final = 100_000
 BULK_WINDOW: Final = 8
+BULK_AHEAD: Final = 30
+"""Changes; of a hundred kilobytes each a node's history has 83."""
 BULK_TOTAL_BYTES: Final = 400 << 20
 """A segment of the log is made ahead; so much is written at most until a full disk is felt."""
 STALLED_S: Final = 3.0
@@ -223,10 +225,14 @@ async def _bulk_until_full(scene: Scene, node: FaultNode) -> bool:
 
     number, tasks, last, moved_s = 0, set[asyncio.Task[None]](), (-1, -1), asyncio.get_running_loop().time()
     while total < BULK_TOTAL_BYTES and node.running:
-        while len(tasks) < BULK_WINDOW:
+        # Never so far ahead that the history has gone before it is told: then nothing could be compared.
+        while len(tasks) < BULK_WINDOW and scene.traffic.untold() < BULK_AHEAD:
             number += 1
             tasks.add(asyncio.create_task(one(number)))
-        _, tasks = await asyncio.wait(tasks, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(FINE_S)
         now = asyncio.get_running_loop().time()
         if number % 32 and now - moved_s < STALLED_S / 2:
             continue
