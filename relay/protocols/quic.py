@@ -27,7 +27,7 @@ from relay.protocols.greeting import GreetingFactory
 from relay.protocols.quic_opening import LONG_HEADER, Openings
 from relay.protocols.quic_tickets import Tickets
 from relay.protocols.quic_transport import ABORTED, QuicTransport
-from relay.wire.quic_connection import CONNECTION_ID_BYTES, PACER_GRAIN_S
+from relay.wire.quic_connection import CONNECTION_ID_BYTES, PACER_GRAIN_S, release
 
 log = Logger()
 
@@ -160,6 +160,7 @@ class QuicPort(DatagramPort):
                 del self.connections[name]
         transport.ids.clear()
         connection.paused = True
+        self.soon(lambda: release(connection))
         if self.closing and not self.transports:
             self.soon(self._close)
         return True

@@ -215,3 +215,9 @@ class BoundedConnection(QuicConnection):
         )
         frame.push_uint_var(limit.value)
         limit.sent = limit.value
+
+
+def release(connection: BoundedConnection) -> None:
+    """Of one that is over and that nobody calls any more: aioquic's parts know each other in circles, and a node has
+    its collector look for those so seldom that they would stay, 150 KB each."""
+    vars(connection).clear()
