@@ -149,6 +149,7 @@ class QuicTransport:
         port = self._port
         if not port.forget(self):
             return
+        self._closing = True
         port.dropped += self.link.dropped
         protocol, self.protocol = self.protocol, None
         producer, self._producer = self._producer, None

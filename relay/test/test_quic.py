@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -70,6 +72,28 @@ class Session(SynchronousTestCase):
         self.assertEqual(len(world.port.transports), 1)
         world.settle(8)
         self.assertEqual(world.port.transports, set())
+
+    def test_over(self):
+        """A connection that is over is let go without a search for circles, and what is called late does nothing."""
+        world = World()
+        Client(world).connect().say(publication())
+        (transport,) = world.port.transports
+        connection = transport.link.connection
+        parts = [weakref.ref(part) for part in (connection.tls, connection._loss)]
+        world.clients.clear()
+        del connection
+        gc.disable()
+        try:
+            transport.abortConnection()
+            world.settle(1)
+            self.assertEqual([part() for part in parts], [None, None])
+        finally:
+            gc.enable()
+        for call in (transport.loseConnection, transport.abortConnection, transport.pauseProducing):
+            call()
+        transport.write(b"late")
+        transport.loosely(b"late", None)
+        world.settle(1)
 
     def test_handshake_timeout(self):
         """Who does not finish the handshake, or says nothing after it, is gone after the handshake time-out."""
